@@ -1,0 +1,1 @@
+"""openbook: answers from your own documents, with the evidence for every token."""

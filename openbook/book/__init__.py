@@ -1,0 +1,1 @@
+"""Floor 2: a memory one can open, version and swap."""

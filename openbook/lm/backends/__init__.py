@@ -1,0 +1,1 @@
+"""What runs a spec: one contract, several backends."""

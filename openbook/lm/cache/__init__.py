@@ -1,0 +1,1 @@
+"""Keys and values a model keeps between calls."""

@@ -1,0 +1,1 @@
+"""Checkpoints: GGUF and safetensors files, their configs and names."""

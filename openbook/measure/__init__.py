@@ -1,0 +1,1 @@
+"""Floor 4: the measurements behind every table of the docs."""

@@ -1,0 +1,1 @@
+"""Floor 3: where the model and the book meet: sources, weights, decoding, evidence."""

@@ -1,0 +1,1 @@
+"""What gives a next-token distribution for the same continuation."""
