@@ -1,0 +1,170 @@
+"""The history of a book: one small file a commit, and HEAD, which names the live one.
+
+    book/
+      HEAD                  "000007": the live version
+      versions/000007.json  which version of each Lance table it is, by which encoder, and counts
+      documents.lance/  passages.lance/
+      lock                  held by the one process that writes
+
+A version counts once HEAD names it. Everything it needs is on the disk (fsync) before HEAD is replaced, so a crash
+at any moment leaves the version before, whole; what was written past it is rolled back by the next writer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from openbook.errors import Fault
+
+FORMAT = 1
+_FULL = re.compile(r"no space left|os error 28|disk quota|os error 122|storage.?full", re.IGNORECASE)
+
+
+class BookFault(Fault):
+    """A book cannot be opened, read or written; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One version of a book. Table versions are Lance's; None before the first passage is stored."""
+
+    version: int = 0
+    documents_table: int | None = None
+    passages_table: int | None = None
+    encoder: str | None = None
+    width: int | None = None
+    documents: int = 0
+    passages: int = 0
+    created: str = ""
+    format: int = FORMAT
+
+
+def now() -> str:
+    """The time of a commit, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def path_of(book: Path, version: int) -> Path:
+    """The file of a version."""
+    return book / "versions" / f"{version:06d}.json"
+
+
+def read_head(book: Path) -> Manifest:
+    """The live version; `BookFault` with one line where HEAD or its manifest is damaged."""
+    try:
+        head = (book / "HEAD").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BookFault(f"{book}: HEAD cannot be read ({error}); {_remedy(book)}") from error
+    if not re.fullmatch(r"\d{6,12}", head):
+        raise BookFault(f"{book}: HEAD is damaged, it names no version; {_remedy(book)}")
+    return read_manifest(book, int(head))
+
+
+def read_manifest(book: Path, version: int) -> Manifest:
+    """A version's manifest, checked."""
+    path = path_of(book, version)
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+        manifest = Manifest(**fields)
+        whole = manifest.version == version and all(isinstance(n, int) for n in (manifest.documents, manifest.passages))
+    except (OSError, ValueError, TypeError) as error:
+        raise BookFault(f"{book}: version {version} cannot be read ({path.name}); {_remedy(book, version)}") from error
+    if manifest.format != FORMAT:
+        raise BookFault(f"{book} has format {manifest.format}, this openbook reads {FORMAT}; use a matching openbook")
+    if not whole:
+        raise BookFault(f"{book}: {path.name} is damaged; {_remedy(book, version)}")
+    return manifest
+
+
+def _remedy(book: Path, bad: int | None = None) -> str:
+    names = (path.stem for path in (book / "versions").glob("*.json"))
+    intact = sorted(name for name in names if name.isdigit() and int(name) != bad)
+    if intact:
+        return f"to go back to version {int(intact[-1])}, write {intact[-1]} into {book / 'HEAD'}"
+    return "no other version is here: delete the folder and add the documents again"
+
+
+def publish(book: Path, manifest: Manifest) -> None:
+    """Make `manifest` the live version, for good: it is on the disk when this returns."""
+    path = path_of(book, manifest.version)
+    _write(path, json.dumps(asdict(manifest), indent=1) + "\n")
+    _write(book / "HEAD", f"{manifest.version:06d}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, durable."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Synced:
+    """Brings the files that Lance wrote since the last call to the disk; Lance itself never does."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._seen = set(self._files())
+
+    def __call__(self) -> None:
+        fresh = [path for path in self._files() if path not in self._seen]
+        for path in fresh:
+            sync(path)
+        for folder in {folder for path in fresh for folder in (path.parent, path.parent.parent)}:
+            sync(folder)
+        self._seen.update(fresh)
+
+    def _files(self) -> Iterator[Path]:
+        for folder, _, names in os.walk(self._root):
+            if folder.endswith((".lance",)) or ".lance/" in folder:
+                yield from (Path(folder, name) for name in names)
+
+
+@contextmanager
+def writing(book: Path) -> Iterator[None]:
+    """Hold the writer's lock of a book; `BookFault` if another process (or book object) has it."""
+    with faults(book), (book / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BookFault(f"{book} is being written by another process; wait until it is done") from error
+        yield
+
+
+@contextmanager
+def faults(book: Path) -> Iterator[None]:
+    """Failures of the disk, and of Lance upon it, as one clear line."""
+    try:
+        yield
+    except Fault:
+        raise
+    except (OSError, RuntimeError) as error:  # Lance raises either, with the system's message inside
+        message = " ".join(str(error).split())
+        if _FULL.search(message):
+            raise BookFault(
+                f"the disk under {book} is full; free some space and run the same command again "
+                "(what was stored before is kept)"
+            ) from error
+        if isinstance(error, OSError) or "lance" in message.lower():
+            raise BookFault(f"{book} cannot be used: {message[:300]}") from error
+        raise

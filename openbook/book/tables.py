@@ -1,0 +1,121 @@
+"""The two Lance tables of a book: what a row holds, and how rows come and go.
+
+Shapes: N rows, M width of a vector.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+DOCUMENTS, PASSAGES = "documents.lance", "passages.lance"
+_KEY = {"lance-schema:unenforced-primary-key": "true"}
+# Stop words stay in and no stemming: measured in docs/book.md. ICU, because Lance's default loses Chinese.
+FULL_TEXT: dict[str, Any] = {"base_tokenizer": "icu", "stem": True, "remove_stop_words": False, "with_position": False}
+COMPACT_ABOVE = 64
+"""Fragments (one a commit) above which `tend` joins them."""
+
+
+def documents_schema() -> pa.Schema:
+    """One row a document; `size` in bytes, `mtime_ns` 0 where the time cannot be trusted."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False, metadata=_KEY),
+            pa.field("name", text, nullable=False),
+            pa.field("path", text, nullable=False),
+            pa.field("root", text, nullable=False),
+            pa.field("title", text),
+            pa.field("hash", text),
+            pa.field("size", number),
+            pa.field("mtime_ns", number),
+            pa.field("media", text),
+            pa.field("text", pa.large_string()),
+            pa.field("passages", number),
+            pa.field("note", text),
+        ]
+    )
+
+
+def passages_schema(width: int) -> pa.Schema:
+    """One row a passage; `start:end` are characters of the document's text."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False, metadata=_KEY),
+            pa.field("document_id", text, nullable=False),
+            pa.field("document", text, nullable=False),
+            pa.field("title", text),
+            pa.field("heading", text),
+            pa.field("text", text),
+            pa.field("start", number),
+            pa.field("end", number),
+            pa.field("page", number),
+            pa.field("line", number),
+            pa.field("vector", pa.list_(pa.float32(), width)),
+        ]
+    )
+
+
+def vectors(vectors_NM: npt.NDArray[np.float32]) -> pa.Array:
+    """Vectors as a column."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(vectors_NM, dtype=np.float32).ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors_NM.shape[1])
+
+
+def open_at(path: Path, version: int) -> lance.LanceDataset:
+    """A table as it was at one of Lance's versions."""
+    import lance
+
+    return lance.dataset(str(path), version=version)
+
+
+def create(path: Path, schema: pa.Schema) -> lance.LanceDataset:
+    """A new empty table; what an interrupted first write left there goes."""
+    import lance
+
+    if path.exists():
+        shutil.rmtree(path)
+    return lance.write_dataset(schema.empty_table(), str(path), schema=schema)
+
+
+def writable(path: Path, version: int) -> lance.LanceDataset:
+    """A table whose newest version is `version` again, whatever an interrupted writer left after it."""
+    table = open_at(path, version)
+    if table.latest_version != version:
+        table.restore()
+    return table
+
+
+def quoted(values: Iterable[str]) -> str:
+    """A list for SQL's IN; ids only, but quoted as any text would have to be."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+def remove(table: lance.LanceDataset, column: str, values: Sequence[str]) -> None:
+    """Delete the rows whose `column` is one of `values`."""
+    for at in range(0, len(values), 500):
+        table.delete(f"{column} IN ({quoted(values[at : at + 500])})")
+
+
+def tend(table: lance.LanceDataset, full_text: bool) -> None:
+    """After an `add`: join many small fragments, and index the rows that came since the last time."""
+    if len(table.get_fragments()) > COMPACT_ABOVE:
+        table.optimize.compact_files()
+    if full_text:
+        table.optimize.optimize_indices()
