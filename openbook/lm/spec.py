@@ -91,8 +91,7 @@ class AttentionSpec:
         require(min(self.heads, self.kv_heads, self.head_dim) >= 1, "heads, kv_heads and head_dim must be 1 or more")
         require(
             self.heads % self.kv_heads == 0,
-            f"{self.heads} query heads do not divide into {self.kv_heads} key/value heads; "
-            f"kv_heads must divide heads",
+            f"{self.heads} query heads do not divide into {self.kv_heads} key/value heads; kv_heads must divide heads",
         )
         require(self.window is None or self.window >= 1, f"window is {self.window}; it counts the query, so 1 or more")
         require(self.rope is None or self.head_dim % 2 == 0, f"rope needs an even head_dim, not {self.head_dim}")

@@ -1,0 +1,134 @@
+"""The text encoder: a bidirectional stack whose mean output is a text's vector (MiniLM, BERT family).
+
+Shapes: B batch, T positions, M width, N texts. Vectors have unit length, so their dot product is the cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openbook.lm.cache.dense import Transient
+from openbook.lm.spec import ModelSpec, require
+from openbook.lm.stack import Stack
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from tokenizers import Tokenizer as WordPieces
+
+DEFAULT = "minilm"
+
+
+class Encoder(Stack):
+    """Hidden states of a `ModelSpec` without a head; every token sees every other."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        require(not spec.head, "this spec has a next-token head; it describes a decoder (openbook.lm.decoder)")
+        super().__init__(spec)
+
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """`[B, T, M]`. A position of −1 marks padding, which nobody sees."""
+        if positions_BT is None:
+            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+        return self.hidden(tokens_BT, positions_BT, Transient(self.spec))
+
+
+class TextEncoder:
+    """Texts to unit vectors: word pieces, encoder, mean over tokens, normalised (Reimers 2019, arXiv 1908.10084)."""
+
+    def __init__(self, encoder: Encoder, pieces: WordPieces, name: str, max_tokens: int) -> None:
+        self.encoder = encoder.eval()
+        self.name = name
+        self.width = encoder.spec.width
+        self.max_tokens = min(max_tokens, encoder.spec.max_positions)
+        self.device = encoder.embedding.weight.device
+        pieces.no_padding()
+        pieces.no_truncation()
+        self._pieces = pieces
+
+    def embed(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
+        """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
+        encodings = self._encode(texts)
+        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        for batch in self._batches([len(e.ids) for e in encodings], tokens_at_once):
+            vectors[batch] = self._embed([encodings[i].ids for i in batch])
+        return vectors
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Word pieces of each text, without the special ones."""
+        return [len(e.ids) for e in self._pieces.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Character offsets of each word piece of a text, end exclusive."""
+        return list(self._pieces.encode(text, add_special_tokens=False).offsets)
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        encodings = self._pieces.encode_batch([self._bounded(t) for t in texts])
+        for encoding in encodings:
+            encoding.truncate(self.max_tokens)
+        return list(encodings)
+
+    def _bounded(self, text: str) -> str:
+        # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
+        return text[: self.max_tokens * 32]
+
+    @staticmethod
+    def _batches(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
+        """Indices grouped by length, so that little is padding; each group within a budget of padded tokens."""
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and (len(batch) + 1) * lengths[index] > tokens_at_once:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _embed(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        longest = max(map(len, ids))
+        tokens_BT = torch.zeros(len(ids), longest, dtype=torch.long)
+        positions_BT = torch.full((len(ids), longest), -1, dtype=torch.long)
+        for row, sequence in enumerate(ids):
+            tokens_BT[row, : len(sequence)] = torch.tensor(sequence)
+            positions_BT[row, : len(sequence)] = torch.arange(len(sequence))
+        with torch.inference_mode():
+            hidden_BTM = self.encoder(tokens_BT.to(self.device), positions_BT.to(self.device))
+            real_BT1 = (positions_BT >= 0).to(hidden_BTM)[..., None]
+            mean_BM = (hidden_BTM * real_BT1).sum(1) / real_BT1.sum(1)
+            unit: npt.NDArray[np.float32] = F.normalize(mean_BM.float(), dim=-1).cpu().numpy()
+        return unit
+
+
+def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True) -> TextEncoder:
+    """A text encoder by name (`minilm`) or folder of safetensors + config.json + tokenizer.json, in fp32."""
+    from tokenizers import Tokenizer as WordPieces
+
+    from openbook.lm.weights.checkpoint import open_checkpoint
+    from openbook.lm.weights.pull import locate
+
+    folder = locate(name, fetch=fetch)
+    checkpoint = open_checkpoint(folder)
+    with torch.device("meta"):
+        encoder = Encoder(checkpoint.spec)
+    state = dict(checkpoint.state(torch.float32))
+    encoder.load_state_dict(state, assign=True)
+    encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pieces = WordPieces.from_file(str(folder / "tokenizer.json"))
+    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=_max_tokens(folder, checkpoint.spec))
+
+
+def _max_tokens(folder: Path, spec: ModelSpec) -> int:
+    """The length the encoder was trained for: `max_seq_length` beside it, else all its positions."""
+    import json
+
+    beside = folder / "sentence_bert_config.json"
+    if not beside.is_file():
+        return spec.max_positions
+    return int(json.loads(beside.read_text(encoding="utf-8")).get("max_seq_length", spec.max_positions))

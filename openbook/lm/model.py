@@ -1,0 +1,51 @@
+"""A language model ready to use: weights in a backend, tokenizer, chat template, name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from openbook.lm.backends.runner import Runner
+from openbook.lm.spec import ModelSpec
+from openbook.lm.tokenizer import Tokenizer
+
+DEFAULT = "smollm2"
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """What `load_model` returns. `fingerprint` names weights and precision: keys of caches carry it."""
+
+    name: str
+    runner: Runner
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What kind of transformer it is."""
+        return self.runner.spec
+
+
+def load_model(
+    name: str | Path = DEFAULT, *, precision: Precision = "auto", device: str | None = None, fetch: bool = True
+) -> LanguageModel:
+    """A model by name (`smollm2`), GGUF file, or folder of safetensors + config.json.
+
+    `precision` `auto` is bf16 where the device multiplies it natively, else fp32. Raises `Fault` for what cannot
+    be read, `SpecError` for what cannot be built.
+    """
+    from openbook.lm.backends.torch import TorchRunner, default_device, default_dtype
+    from openbook.lm.weights.checkpoint import open_checkpoint
+    from openbook.lm.weights.pull import locate
+
+    target = torch.device(device) if device else default_device()
+    dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    checkpoint = open_checkpoint(locate(name, fetch=fetch))
+    runner = TorchRunner.load(checkpoint.spec, checkpoint.state(dtype), target)
+    tag = str(dtype).removeprefix("torch.")
+    return LanguageModel(checkpoint.name, runner, checkpoint.tokenizer(), f"{checkpoint.fingerprint}-{tag}")
