@@ -1,0 +1,343 @@
+"""Text to token ids and back, for the tokenizers of open models.
+
+Text from outside must never become a control token: a document that contains the characters `<|im_end|>` is not
+the end of a turn. So there are two encoders over one definition. `encode` uses one in which control tokens do not
+exist: they are taken out of the added tokens, renamed in the vocabulary to what no text can spell, and their merges
+dropped. `encode_template` uses the whole one, for text that this program wrote itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from openbook.errors import Fault
+from openbook.lm.weights import chat
+from openbook.lm.weights.chat import Message
+from openbook.lm.weights.safetensors import read_json
+from openbook.lm.weights.tokenizer_gguf import definition
+
+END_OF_TURN = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"}
+)
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint, made by `from_file`, `from_folder` or `from_gguf`.
+
+    `vocabulary` counts its ids; `eos_ids` are those that end an answer; `bos_id` begins a text where the model wants
+    it; `control_ids` can come only from a template; `chat_template` is jinja2 or None.
+    """
+
+    def __init__(
+        self,
+        definition: Mapping[str, Any],
+        *,
+        bos: str | int | None = None,
+        eos: Iterable[str | int] = (),
+        chat_template: str | None = None,
+        where: str = "tokenizer.json",
+    ) -> None:
+        self._definition = _checked(definition, where)
+        self._where = where
+        self.chat_template = chat_template
+        model, added = self._definition["model"], self._definition["added_tokens"]
+        self._ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+        self._tokens = {index: token for token, index in self._ids.items()}
+        self._added = {token["id"] for token in added}
+        self.vocabulary = max(self._tokens, default=-1) + 1
+        self.bos_id = self._id(bos)
+        special = {token["id"] for token in added if token["special"]}
+        eos = list(eos)
+        self._eos = next((index for token in eos if (index := self._id(token)) is not None), None)
+        ends = {self._id(token) for token in eos} | {self._ids[t] for t in END_OF_TURN if self._ids.get(t) in special}
+        self.eos_ids: frozenset[int] = frozenset(index for index in ends if index is not None)
+        begins = set() if self.bos_id is None else {self.bos_id}
+        self.control_ids: frozenset[int] = frozenset(special | self.eos_ids | begins)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """From a `tokenizer.json` alone: no BOS, no template."""
+        return cls(read_json(Path(path)), where=str(path))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """From a model folder: tokenizer.json, and what tokenizer_config, generation_config and config add."""
+        folder = Path(folder)
+        config, generation, model = (
+            read_json(folder / name) if (folder / name).is_file() else {}
+            for name in ("tokenizer_config.json", "generation_config.json", "config.json")
+        )
+        ends = [_content(config.get("eos_token")), generation.get("eos_token_id"), model.get("eos_token_id")]
+        bos = _content(config.get("bos_token"))
+        return cls(
+            read_json(folder / "tokenizer.json"),
+            bos=bos if bos is not None else model.get("bos_token_id"),
+            eos=[end for some in ends for end in (some if isinstance(some, list) else [some]) if end is not None],
+            chat_template=_template(folder, config),
+            where=str(folder / "tokenizer.json"),
+        )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], where: str = "GGUF") -> Tokenizer:
+        """From the metadata of a GGUF file (`tokenizer.ggml.*`)."""
+        names = ("eos", "eot", "eom")
+        template = metadata.get("tokenizer.chat_template")
+        return cls(
+            definition(metadata, where),
+            bos=metadata.get("tokenizer.ggml.bos_token_id"),
+            eos=[metadata[key] for name in names if (key := f"tokenizer.ggml.{name}_token_id") in metadata],
+            chat_template=template if isinstance(template, str) else None,
+            where=where,
+        )
+
+    def _id(self, token: object) -> int | None:
+        """The id of a token given by text or id; None for one that is not in the vocabulary."""
+        if isinstance(token, str):
+            return self._ids.get(token)
+        return token if isinstance(token, int) and token in self._tokens else None
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Ids of untrusted text: no part of it becomes a control token, whatever it spells.
+
+        `special` adds what the model wants around every text (BOS; `[CLS]` and `[SEP]` of BERT) and nothing else.
+        """
+        ids: list[int] = self._plain.encode(text, add_special_tokens=special).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """`encode` of each text, in parallel."""
+        return [encoding.ids for encoding in self._plain.encode_batch(list(texts), add_special_tokens=special)]
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of text that this program wrote: control tokens in it are control tokens. No BOS is added."""
+        ids: list[int] = self._whole.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, control tokens left out, bytes that are not UTF-8 as U+FFFD."""
+        kept = [index for index in ids if index not in self.control_ids]
+        if not self._spells_bytes:
+            text: str = self._whole.decode(kept, skip_special_tokens=True)
+            return text
+        text = b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+        return text[1:] if self._strips_space and text.startswith(" ") else text
+
+    def stream(self) -> Stream:
+        """A decoder that is given one id at a time."""
+        return Stream(self)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that an id stands for; none for control tokens and ids beyond the vocabulary.
+
+        Only where the tokenizer spells bytes (byte-level and SentencePiece BPE); else the UTF-8 of its spelling.
+        """
+        token = self._tokens.get(index)
+        if token is None or index in self.control_ids:
+            return b""
+        if index in self._added or not self._spells_bytes:
+            return token.encode()
+        if "ByteLevel" in self._decoders:
+            codes = [_BYTE_OF.get(character) for character in token]
+            return bytes([code for code in codes if code is not None]) if None not in codes else token.encode()
+        if fallback := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token):
+            return bytes([int(fallback[1], 16)])
+        return token.replace("▁", " ").encode()
+
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The prompt of `messages` (each with `role` and `content`) by the model's chat template.
+
+        A model without one gets `Role: content` paragraphs and `Assistant:`. Encode it with `encode_template` only
+        if the messages are trusted; else use `encode_chat`. Raises `Fault` if the template fails.
+        """
+        ends = {"bos_token": self.bos_id, "eos_token": self._eos}
+        names = {name: "" if index is None else self._tokens[index] for name, index in ends.items()}
+        return chat.render(self.chat_template, messages, add_generation_prompt, **names)
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+        """Ids of the chat prompt in which no message can spell a control token; the template's own stay what they are.
+
+        A message that spells none is encoded exactly as `encode_template(render_chat(…))`.
+        """
+        if not any(self._spelled.search(_text(message)) for message in messages):
+            return self.encode_template(self.render_chat(messages, add_generation_prompt))
+        # Each spelling goes through the template as a mark, and back to its characters outside the template's tokens.
+        nonce = secrets.token_hex(8)
+        found: list[str] = []
+
+        def mark(match: re.Match[str]) -> str:
+            found.append(match[0])
+            return f"\ue000{nonce}:{len(found) - 1}\ue001"
+
+        def unmark(match: re.Match[str]) -> str:
+            return found[int(match[1])]
+
+        marked = [{**message, "content": self._spelled.sub(mark, _text(message))} for message in messages]
+        ids: list[int] = []
+        for piece in re.split(f"({self._spelled.pattern})", self.render_chat(marked, add_generation_prompt)):
+            text = re.sub(f"\ue000{nonce}:(\\d+)\ue001", unmark, piece)
+            is_control = text == piece and self._ids.get(piece) in self.control_ids
+            ids += [self._ids[piece]] if is_control else self.encode(text)
+        return ids
+
+    @cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        """What spells a control token; longer spellings first, so that one that begins another does not hide it."""
+        spellings = sorted((self._tokens[index] for index in self.control_ids), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
+
+    @cached_property
+    def _decoders(self) -> frozenset[str]:
+        decoder = self._definition.get("decoder") or {}
+        return frozenset(step.get("type", "") for step in decoder.get("decoders", [decoder]))
+
+    @cached_property
+    def _spells_bytes(self) -> bool:
+        return not self._decoders.isdisjoint({"ByteLevel", "ByteFallback", "Metaspace"})
+
+    @cached_property
+    def _strips_space(self) -> bool:
+        """Whether a space was put before the text when it was encoded, to be dropped from what is decoded."""
+        return not self._decoders.isdisjoint({"Strip", "Metaspace"})
+
+    @cached_property
+    def _whole(self) -> Any:
+        return _build(self._definition, self._where)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The encoder in which control tokens do not exist."""
+        return _build(_without(self._definition, self.control_ids), self._where)
+
+
+class Stream:
+    """Text of a growing sequence of ids: `push(id)` gives what is now complete, `flush()` what is left."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at_start = tokenizer._strips_space
+        self._ids: list[int] = []  # only where tokens do not spell bytes: the ids since the last word began
+        self._shown = ""
+
+    def push(self, index: int) -> str:
+        """The text that `index` completes; empty while a character is still in pieces."""
+        if not self._tokenizer._spells_bytes:
+            return self._grown(index)
+        text = self._utf8.decode(self._tokenizer.token_bytes(index))
+        if text and self._at_start:
+            self._at_start = False
+            text = text.removeprefix(" ")
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never completed."""
+        return self._utf8.decode(b"", final=True)
+
+    def _grown(self, index: int) -> str:
+        # WordPiece joins words with spaces; a piece can only change what the decoder says of it and its neighbour.
+        self._ids = [*self._ids, index]
+        text = self._tokenizer.decode(self._ids)
+        new = text[len(self._shown) :] if text.startswith(self._shown) else ""
+        if len(self._ids) > 64:
+            self._ids = self._ids[-2:]
+            text = self._tokenizer.decode(self._ids)
+        self._shown = text
+        return new
+
+
+def _build(definition: Mapping[str, Any], where: str) -> Any:
+    """The `tokenizers.Tokenizer` of a definition, without truncation and padding."""
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_str(json.dumps(definition, ensure_ascii=False))
+    # The library raises bare Exception for every fault of a definition.
+    except Exception as error:
+        raise Fault(f"{where} is not a tokenizer that the tokenizers library builds: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _without(definition: Mapping[str, Any], control: frozenset[int]) -> dict[str, Any]:
+    """The definition in which no text can become a token of `control`; all other ids stay as they are."""
+    added, model = definition["added_tokens"], definition["model"]
+    kept = model.get("unk_token")  # what no token spells becomes the unknown token: that is not a control token
+    vocabulary: dict[str, int] = dict(model["vocab"])
+    # Ids of added tokens are given by the vocabulary, so all of them stand in it, the control tokens unspellable.
+    vocabulary.update({token["content"]: token["id"] for token in added})
+    spelled = {token for token, index in vocabulary.items() if index in control}
+    hidden = spelled - {kept}
+    # No cut leaves a space inside a piece of bytes or a word, and SentencePiece has turned spaces into ▁.
+    renamed = {f" control {i}" if token in hidden else token: i for token, i in vocabulary.items()}
+    changed = {**model, "vocab": renamed}
+    if "merges" in model:
+        changed["merges"] = [pair for pair in model["merges"] if spelled.isdisjoint(_pieces(pair))]
+    return {
+        **definition,
+        "added_tokens": [token for token in added if token["id"] not in control],
+        "model": changed,
+    }
+
+
+def _pieces(merge: Any) -> tuple[str, str, str]:
+    left, right = merge if isinstance(merge, list) else merge.split(" ")
+    return left, right, left + right
+
+
+def _checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The definition, once it has the parts that are read here in the form they are read in."""
+    model = definition.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocabulary, dict):
+        raise Fault(f"{where}: only tokenizers with a vocabulary of pieces (BPE, WordPiece) are read")
+    if model.get("type", "BPE") not in ("BPE", "WordPiece"):
+        raise Fault(f"{where}: tokenizer model {model['type']!r} is not supported; BPE and WordPiece are")
+    added = definition.get("added_tokens") or []
+    good = isinstance(added, list) and all(
+        isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
+        for token in added
+    )
+    if not good or not all(isinstance(index, int) for index in vocabulary.values()):
+        raise Fault(f"{where}: its vocabulary or its added_tokens are malformed")
+    return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
+
+
+def _content(token: Any) -> str | None:
+    """A token in tokenizer_config.json is a string or an object with `content`."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def _text(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, or a field of the config (a list of named ones has a `default`)."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 stands for itself, the others are moved to U+0100 and up."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [byte for byte in range(256) if byte not in set(printable)]
+    return {**{chr(b): b for b in printable}, **{chr(256 + i): b for i, b in enumerate(moved)}}
+
+
+_BYTE_OF = _byte_alphabet()

@@ -1,0 +1,201 @@
+"""One way to open any checkpoint: what the model is, its weights under our names, its tokenizer.
+
+A `.gguf` file or a folder with `config.json` and safetensors. Everything that can be known without reading the
+weights is checked on opening: each parameter of the spec is there in its shape, and nothing is left over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from openbook.errors import Fault
+from openbook.lm.spec import ModelSpec
+from openbook.lm.weights.config import FAMILIES, architecture_of, spec_from_config
+from openbook.lm.weights.gguf import GGUFFile
+from openbook.lm.weights.gguf_spec import spec_from_gguf
+from openbook.lm.weights.names import GGUF_LLAMA, NameTable, Shape, parameters
+from openbook.lm.weights.safetensors import SafetensorsFolder, read_json
+
+if TYPE_CHECKING:
+    from openbook.lm.tokenizer import Tokenizer
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+SAMPLES, SAMPLE = 64, 4096  # a fingerprint reads 64 samples of 4 KiB from each file of weights
+
+
+class Source(Protocol):
+    """Where tensors come from: a GGUF file or a folder of safetensors."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+
+    def tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """The tensor `name` as `dtype`."""
+
+    def kinds(self) -> dict[str, int]:
+        """How many tensors are of each kind."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: `spec` (what it is), `name`, `format`, `path`, and on demand weights and tokenizer."""
+
+    path: Path
+    name: str
+    format: str
+    spec: ModelSpec
+    source: Source
+    table: NameTable
+    sources: Mapping[str, str]  # our parameter name → the tensor's name in the file
+
+    def state(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each parameter under our name, dequantised to `dtype`, one at a time, in the order of the model."""
+        for ours, theirs in self.sources.items():
+            tensor = self.source.tensor(theirs, dtype)
+            yield ours, self._halves(ours, tensor)
+
+    def _halves(self, ours: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Undo llama.cpp's reordering of Q and K rows: from neighbouring pairs back to the two halves of a head."""
+        module = ours.rpartition(".")[0]
+        if not self.table.interleaved or not module.endswith(("attention.query", "key_value.key")):
+            return tensor
+        layer = self.spec.layers[int(ours.split(".")[1])].attention
+        heads = layer.heads if module.endswith("query") else layer.kv_heads
+        rest = tensor.shape[1:]
+        pairs = tensor.reshape(heads, layer.head_dim // 2, 2, *rest)
+        return pairs.transpose(1, 2).reshape(tensor.shape)
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, from the GGUF metadata or the folder's tokenizer.json."""
+        from openbook.lm.tokenizer import Tokenizer
+
+        if isinstance(self.source, GGUFFile):
+            return Tokenizer.from_gguf(self.source.metadata, where=str(self.path))
+        return Tokenizer.from_folder(self.path)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has; a tied head is counted once."""
+        return sum(math.prod(shape) for shape in parameters(self.spec).values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights on disk."""
+        return self.source.size
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many tensors are stored as each kind, for example `{"Q4_1": 210, "F32": 61, "Q8_0": 1}`."""
+        return self.source.kinds()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixty-four hex digits that name these weights, their config and their tokenizer in keys of caches.
+
+        It is a SHA-256 of sizes, headers and samples of the data, so it costs milliseconds and tells checkpoints
+        apart that differ by chance; it is no proof against someone who makes two files agree on purpose.
+        """
+        digest = hashlib.sha256(b"openbook fingerprint 1\n")
+        if isinstance(self.source, SafetensorsFolder):
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+                file = self.path / name
+                digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
+            for file in self.source.files:
+                with file.open("rb") as opened:
+                    header = int.from_bytes(opened.read(8), "little") + 8
+                _sample(digest, file, header)
+        elif isinstance(self.source, GGUFFile):
+            _sample(digest, self.path, self.source.data_start)
+        return digest.hexdigest()
+
+
+def _sample(digest: hashlib._Hash, file: Path, header: int) -> None:
+    """Feed the digest a file's size, its first `header` bytes and samples spread evenly over the rest."""
+    size = file.stat().st_size
+    digest.update(f"{size} {header}\n".encode())
+    with file.open("rb") as opened:
+        digest.update(opened.read(header))
+        for index in range(SAMPLES):
+            opened.seek(header + max(0, size - header - SAMPLE) * index // (SAMPLES - 1))
+            digest.update(opened.read(SAMPLE))
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a `.gguf` file or a folder of safetensors. Raises `Fault` naming what is wrong, file and tensor."""
+    path = Path(path)
+    if path.suffix.lower() in PICKLED:
+        raise Fault(f"{path} is a pickle, which can run code; only safetensors and GGUF are read: convert it")
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise Fault(f"{path} does not exist; give a .gguf file or a folder with config.json and safetensors")
+    if path.suffix.lower() == ".safetensors":
+        return _open_folder(path.parent)
+    return _open_gguf(path)
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = GGUFFile.open(path)
+    spec = _at(path, lambda: spec_from_gguf(file.metadata, file.tensors, file.tensor))
+    shapes = {name: info.shape for name, info in file.tensors.items()}
+    return Checkpoint(path, path.stem, "gguf", spec, file, GGUF_LLAMA, match(spec, GGUF_LLAMA, shapes, path))
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix.lower() in PICKLED)
+    if pickles and not any(path.glob("*.safetensors")):
+        raise Fault(
+            f"{path / pickles[0]} is a pickle, which can run code; only safetensors and GGUF are read: convert it"
+        )
+    config = read_json(path / "config.json")
+    spec = _at(path, lambda: spec_from_config(config))
+    table = FAMILIES[architecture_of(config)].names
+    folder = SafetensorsFolder(path)
+    name = path.resolve().name
+    return Checkpoint(path, name, "safetensors", spec, folder, table, match(spec, table, folder.shapes, path))
+
+
+def _at(path: Path, build: Callable[[], ModelSpec]) -> ModelSpec:
+    """The spec that `build` makes; a `Fault` of it gets the path in front."""
+    try:
+        return build()
+    except Fault as error:
+        raise Fault(f"{path}: {error}") from error
+
+
+def match(spec: ModelSpec, table: NameTable, shapes: Mapping[str, Shape], path: Path) -> dict[str, str]:
+    """Which tensor of the file is each of our parameters. A `Fault` names one missing, misshapen or left over."""
+    found: dict[str, str] = {}
+    for ours, shape in parameters(spec).items():
+        theirs = _find(table, ours, shapes)
+        if theirs is None:
+            raise Fault(
+                f"{path}: tensor {table.prefixes[0]}{table.theirs(ours)} is missing; the checkpoint is not whole"
+            )
+        if tuple(shapes[theirs]) != shape:
+            raise Fault(f"{path}: tensor {theirs} has shape {shapes[theirs]}, but the configuration says {shape}")
+        found[ours] = theirs
+    used = set(found.values())
+    if spec.head and spec.tied:  # some checkpoints store the tied head a second time
+        used |= {prefix + table.theirs("head.weight") for prefix in table.prefixes}
+    for name in shapes:
+        if name not in used and not table.ignores(name):
+            raise Fault(f"{path}: tensor {name} is left over; the configuration does not describe this checkpoint")
+    return found
+
+
+def _find(table: NameTable, ours: str, shapes: Mapping[str, Shape]) -> str | None:
+    """The tensor of the file that is our parameter: under a prefix, or in an old spelling."""
+    plain = table.theirs(ours)
+    spellings = [plain, *(plain.replace(new, old) for new, old in table.renamed.items() if new in plain)]
+    candidates = (prefix + spelling for spelling in spellings for prefix in table.prefixes)
+    return next((name for name in candidates if name in shapes), None)
