@@ -22,6 +22,7 @@ from openbook.lm.weights.config import FAMILIES, architecture_of, spec_from_conf
 from openbook.lm.weights.gguf import GGUFFile
 from openbook.lm.weights.gguf_spec import spec_from_gguf
 from openbook.lm.weights.names import GGUF_LLAMA, NameTable, Shape, parameters
+from openbook.lm.weights.pull import RECORD
 from openbook.lm.weights.safetensors import SafetensorsFolder, read_json
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ def _open_gguf(path: Path) -> Checkpoint:
     file = GGUFFile.open(path)
     spec = _at(path, lambda: spec_from_gguf(file.metadata, file.tensors, file.tensor))
     shapes = {name: info.shape for name, info in file.tensors.items()}
-    return Checkpoint(path, path.stem, "gguf", spec, file, GGUF_LLAMA, match(spec, GGUF_LLAMA, shapes, path))
+    return Checkpoint(
+        path, _name(path.parent, path.stem), "gguf", spec, file, GGUF_LLAMA, match(spec, GGUF_LLAMA, shapes, path)
+    )
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -160,8 +163,15 @@ def _open_folder(path: Path) -> Checkpoint:
     spec = _at(path, lambda: spec_from_config(config))
     table = FAMILIES[architecture_of(config)].names
     folder = SafetensorsFolder(path)
-    name = path.resolve().name
+    name = _name(path, path.resolve().name)
     return Checkpoint(path, name, "safetensors", spec, folder, table, match(spec, table, folder.shapes, path))
+
+
+def _name(folder: Path, default: str) -> str:
+    """What the model is called: by the record of a pulled one, else as its file or folder is."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    name = record.get("name")
+    return name if isinstance(name, str) else default
 
 
 def _at(path: Path, build: Callable[[], ModelSpec]) -> ModelSpec:
