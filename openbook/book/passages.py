@@ -7,6 +7,7 @@ none runs from the body of one section into the next.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -39,6 +40,30 @@ class Piece:
     line: int
     page: int | None
     heading: str | None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stored passage. `document` is the document's name, `start:end` characters of its text, `line` from 1.
+
+    The id is made of name, place and text: it stays the same when unchanged text is added again.
+    """
+
+    id: str
+    document: str
+    title: str
+    heading: str | None
+    text: str
+    start: int
+    end: int
+    page: int | None
+    line: int
+
+
+def passage_id(document: str, piece: Piece) -> str:
+    """32 hexadecimal digits of the document's name, the span and the text."""
+    key = f"{document}\0{piece.start}\0{piece.end}\0{piece.text}"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

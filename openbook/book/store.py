@@ -1,0 +1,175 @@
+"""A book: documents and their passages, searchable, at one version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openbook.book import tables
+from openbook.book.adding import Added, Known, Progress, add
+from openbook.book.embedder import Embedder
+from openbook.book.manifest import BookFault, Manifest, faults, now, publish, read_head, writing
+from openbook.book.passages import Passage
+from openbook.book.walk import is_book
+from openbook.book.writer import Writer
+
+if TYPE_CHECKING:
+    import lance
+
+PASSAGE_COLUMNS = ["id", "document", "title", "heading", "text", "start", "end", "page", "line"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A document in the book; `path` is where it was read from, `size` its bytes there, `passages` how many."""
+
+    id: str
+    name: str
+    path: str
+    title: str
+    media: str
+    size: int
+    passages: int
+    note: str | None
+
+
+class Book:
+    """A folder on the disk, seen at one version: what others write later is not seen until it is opened again."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"Book({str(self.path)!r}, version={self.version}, passages={self.count})"
+
+    @property
+    def version(self) -> int:
+        """The version seen; 0 is a book nothing was ever added to."""
+        return self.manifest.version
+
+    @property
+    def count(self) -> int:
+        """How many passages it holds."""
+        return self.manifest.passages
+
+    def add(self, *paths: str | Path, encoder: Embedder | None = None, progress: Progress | None = None) -> Added:
+        """Read files and folders into the book, and bring what came from them before up to date.
+
+        Unchanged files are left alone, changed ones replaced, vanished and now unreadable ones dropped. Stored in
+        batches: interrupted, it keeps what was stored, and the next call goes on. Raises `BookFault` where a path is
+        missing or holds no documents, the disk is full, or another process is writing.
+        """
+        if not paths:
+            raise BookFault("nothing to add: name at least one file or folder")
+        with writing(self.path):
+            self._see(read_head(self.path))
+            encoder = self.encoder(encoder)
+            writer = Writer(self.path, self.manifest)
+            try:
+                return add(writer, self._known(), paths, encoder, progress)
+            finally:
+                self._see(writer.manifest)
+
+    def encoder(self, given: Embedder | None = None) -> Embedder:
+        """The encoder given, else the default one; `BookFault` if the book's vectors are another's."""
+        if given is None:
+            from openbook.lm.encoder import load_encoder
+
+            given = load_encoder()
+        made, width = self.manifest.encoder, self.manifest.width
+        if made is not None and (made, width) != (given.name, given.width):
+            raise BookFault(
+                f"{self.path} was made with the encoder {made} (width {width}), not {given.name} "
+                f"(width {given.width}); use {made}, or make a new book"
+            )
+        return given
+
+    def documents(self) -> list[Stored]:
+        """All documents, by name."""
+        columns = ["id", "name", "path", "title", "media", "size", "passages", "note"]
+        return sorted((Stored(**row) for row in self._rows(self.documents_table, columns)), key=lambda d: d.name)
+
+    def passage(self, id: str) -> Passage:
+        """The passage with an id; `BookFault` if there is none at this version."""
+        return self._one(self.passages_table, PASSAGE_COLUMNS, "id", id, Passage)
+
+    def text(self, document: str) -> str:
+        """The whole text of a document by its name: what every span counts in."""
+        text: str = self._one(self.documents_table, ["text"], "name", document, dict)["text"]
+        return text
+
+    @cached_property
+    def documents_table(self) -> lance.LanceDataset | None:
+        """The Lance table of documents at this version; None before anything was stored. Read only."""
+        return self._table(tables.DOCUMENTS, self.manifest.documents_table)
+
+    @cached_property
+    def passages_table(self) -> lance.LanceDataset | None:
+        """The Lance table of passages at this version; None before anything was stored. Read only."""
+        return self._table(tables.PASSAGES, self.manifest.passages_table)
+
+    def _table(self, name: str, version: int | None) -> lance.LanceDataset | None:
+        if version is None:
+            return None
+        try:
+            with faults(self.path):
+                return tables.open_at(self.path / name, version)
+        except ValueError as error:  # how Lance says that the files are not there
+            raise BookFault(f"{self.path}: {name} is missing or damaged; delete the book and add again") from error
+
+    def _see(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.__dict__.pop("documents_table", None)
+        self.__dict__.pop("passages_table", None)
+
+    def _known(self) -> list[Known]:
+        columns = ["id", "name", "path", "hash", "size", "mtime_ns"]
+        return [Known(**row) for row in self._rows(self.documents_table, columns)]
+
+    def _rows(self, table: lance.LanceDataset | None, columns: Sequence[str], where: str | None = None) -> list[Any]:
+        if table is None:
+            return []
+        with faults(self.path):
+            rows: list[Any] = table.scanner(columns=list(columns), filter=where).to_table().to_pylist()
+        return rows
+
+    def _one(self, table: Any, columns: Sequence[str], key: str, value: str, make: Any) -> Any:
+        rows = self._rows(table, columns, f"{key} IN ({tables.quoted([value])})")
+        if not rows:
+            raise BookFault(f"{self.path} holds nothing with the {key} {value!r} at version {self.version}")
+        return make(**rows[0])
+
+
+def open_book(path: str | Path, create: bool = True) -> Book:
+    """Open the book in a folder at its live version; made, empty, if absent and `create`."""
+    path = Path(path).expanduser()
+    if path.is_dir() and (path / "HEAD").exists():
+        return Book(path, read_head(path))
+    if path.exists() and not path.is_dir():
+        raise BookFault(f"{path} is a file, not a book; a book is a folder")
+    if not _blank(path):
+        raise BookFault(f"{path} is not a book and not empty; name another folder for the book")
+    if not create:
+        raise BookFault(f"there is no book at {path}; make one with: openbook add PATH --book {path}")
+    with faults(path):
+        (path / "versions").mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            # Another process may have made it while this one waited to look.
+            if not is_book(path):
+                publish(path, Manifest(created=now()))
+    return Book(path, read_head(path))
+
+
+def _blank(path: Path) -> bool:
+    """Whether nothing is there but what an interrupted `open_book` leaves."""
+    if not path.exists():
+        return True
+    with faults(path):
+        names = {entry.name for entry in path.iterdir()}
+        if not names <= {"versions", "lock", "HEAD.new"}:
+            return False
+        return {p.name for p in (path / "versions").glob("*")} <= {"000000.json", "000000.json.new"}
