@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from openbook.book.dense import embedded_text
 from openbook.book.documents import Unreadable, load, parse, supported
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault
-from openbook.book.passages import split
+from openbook.book.passages import in_place, split
 from openbook.book.walk import Found, Skipped, is_book, walk
 from openbook.book.writer import Batch, Entry, Writer
 
@@ -55,6 +54,11 @@ class Added:
     seconds: float = 0.0
 
 
+def _absolute(path: str | Path) -> Path:
+    """The path as the person wrote it, from the root: links stay links, so that names stay the names they know."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  (resolve would follow links)
+
+
 @dataclass(frozen=True)
 class _Job:
     path: Path
@@ -67,7 +71,7 @@ def add(
     """Bring the book up to date with `paths`; see `Book.add`."""
     began = time.monotonic()
     run = _Run(writer, known, encoder, progress or (lambda done, total, name: None))
-    run.plan([Path(os.path.abspath(Path(path).expanduser())) for path in paths])
+    run.plan([_absolute(path) for path in paths])
     run.work()
     run.added.seconds = time.monotonic() - began
     return run.added
@@ -221,7 +225,7 @@ class _Run:
 
     def _vectors(self) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         texts = [
-            embedded_text(entry.document.title, piece.heading, piece.text)
+            in_place(entry.document.title, piece.heading, piece.text)
             for entry in self._batch.entries
             for piece in entry.pieces
         ]

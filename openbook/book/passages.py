@@ -66,6 +66,12 @@ def passage_id(document: str, piece: Piece) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
+def in_place(title: str, heading: str | None, text: str) -> str:
+    """What both searches read of a passage: its document's title and section stand before it (docs/book.md)."""
+    sections = [part for part in (heading or "").split(" > ") if part and part != title]
+    return " > ".join([title, *sections]) + "\n" + text
+
+
 @dataclass(frozen=True)
 class _Unit:
     """What is packed whole: a sentence, a line, or a part of one too long. `opens`: a paragraph begins with it."""

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 
 Span = tuple[int, int]
 
+
+def _words(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
 # Possessive (`++`) after a look-behind: a run of a million dots is looked at once, not once from each dot.
 _END = re.compile(
     r"(?<![.!?])[.!?]++[\"'”’»)\]]*+(?=\s)"  # Latin: needs a space after it, so 3.14 and file.txt stay whole
@@ -18,23 +23,25 @@ _END = re.compile(
     r"|(?<!…)…++[”’」』）》】〉]*+(?=[\s\u2e80-\u9fff])"
     r"|\n(?=[ \t]*(?:[-*+•|]|\d{1,3}[.)]|[a-zA-Z][.)])\s)"  # a list item or a table row begins
 )
-_ALWAYS_INSIDE = frozenset(
-    "mr mrs ms dr prof rev hon st sgt capt lt col gen maj sen rep gov pres messrs mme mlle fr "
-    "e.g i.e viz cf vs v approx ca resp incl esp".split()
-)
-_BEFORE_NUMBER = frozenset(
-    "no nos nr fig figs vol vols p pp sec sect ch chap art arts eq eqs par para ref refs tab ver "
-    "jan feb mar apr jun jul aug sep sept oct nov dec".split()
-)
-_OFTEN_LAST = frozenset("inc ltd co corp bros jr sr ph.d m.d b.a m.a a.m p.m etc al ave blvd rd dept univ assn".split())
+_ALWAYS_INSIDE = _words("""
+    mr mrs ms dr prof rev hon st sgt capt lt col gen maj sen rep gov pres messrs mme mlle fr e.g i.e viz cf vs v
+    approx ca resp incl esp
+""")
+_BEFORE_NUMBER = _words("""
+    no nos nr fig figs vol vols p pp sec sect ch chap art arts eq eqs par para ref refs tab ver jan feb mar apr
+    jun jul aug sep sept oct nov dec
+""")
+_OFTEN_LAST = _words("""
+    inc ltd co corp bros jr sr ph.d m.d b.a m.a a.m p.m etc al ave blvd rd dept univ assn
+""")
 _ITEM_NUMBER = re.compile(r"(?:^|\n)[ \t]*\d{1,3}$")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]$")
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘]+$")
 _NEXT_WORD = re.compile(r"\s*[\"'“‘(\[]*(\w+)")
-_STARTERS = frozenset(
-    "the a an in on at of for from by with it its he she they we i you his her their our this that these those there "
-    "but and as if when while after before since although however because so then to no not is was were are".split()
-)
+_STARTERS = _words("""
+    the a an in on at of for from by with it its he she they we i you his her their our this that these those
+    there but and as if when while after before since although however because so then to no not is was were are
+""")
 
 
 _LONGEST_CLUSTER = 64
@@ -97,8 +104,8 @@ def _ends_sentence(text: str, start: int, match: re.Match[str], end: int) -> boo
 def cut_near(text: str, start: int, end: int, target: int, reach: int) -> int:
     """Where to cut `text[start:end]` (two or more characters) near `target`.
 
-    Before a word if one begins within `reach` characters of the target, else between two characters that a reader sees as
-    two: never before a combining mark, a variation selector or inside a joined emoji, unless nothing else is left.
+    Before a word if one begins within `reach` characters of the target, else between two characters that a reader
+    sees as two: never before a combining mark, a variation selector or inside a joined emoji, unless nothing else is left.
     """
     target = min(max(target, start + 1), end - 1)
     for step in range(reach + 1):

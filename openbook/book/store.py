@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openbook.book import tables
 from openbook.book.adding import Added, Known, Progress, add
+from openbook.book.candidates import FIELDS
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault, Manifest, faults, now, publish, read_head, writing
 from openbook.book.passages import Passage
@@ -18,8 +19,6 @@ from openbook.book.writer import Writer
 
 if TYPE_CHECKING:
     import lance
-
-PASSAGE_COLUMNS = ["id", "document", "title", "heading", "text", "start", "end", "page", "line"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ class Book:
 
     def passage(self, id: str) -> Passage:
         """The passage with an id; `BookFault` if there is none at this version."""
-        return self._one(self.passages_table, PASSAGE_COLUMNS, "id", id, Passage)
+        found: Passage = self._one(self.passages_table, FIELDS, "id", id, Passage)
+        return found
 
     def text(self, document: str) -> str:
         """The whole text of a document by its name: what every span counts in."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from openbook.book import tables
 from openbook.book.documents import Document
 from openbook.book.manifest import Manifest, Synced, now, publish
-from openbook.book.passages import Piece, passage_id
+from openbook.book.passages import Piece, in_place, passage_id
 
 if TYPE_CHECKING:
     import lance
@@ -64,7 +64,7 @@ class Writer:
         stale = self._passage_ids(passages, batch.gone)
         tables.remove(passages, "document_id", batch.gone)
         tables.remove(documents, "id", batch.gone)
-        fresh: set[str] = set()
+        fresh: set[object] = set()
         if batch.entries:
             rows = _passage_rows(batch.entries)
             fresh = set(rows["id"])
@@ -91,7 +91,7 @@ class Writer:
             if at.documents_table is None or at.passages_table is None:
                 documents = tables.create(paths[0], tables.documents_schema())
                 passages = tables.create(paths[1], tables.passages_schema(width))
-                passages.create_scalar_index("text", "INVERTED", **tables.FULL_TEXT)
+                passages.create_scalar_index("searched", "INVERTED", **tables.FULL_TEXT)
             else:
                 documents = tables.writable(paths[0], at.documents_table)
                 passages = tables.writable(paths[1], at.passages_table)
@@ -116,13 +116,13 @@ class Writer:
         publish(self.path, manifest)
         self.manifest = manifest
 
-    def _passage_ids(self, passages: lance.LanceDataset, documents: Sequence[str]) -> set[str]:
+    def _passage_ids(self, passages: lance.LanceDataset, documents: Sequence[str]) -> set[object]:
         if not documents or not (self.path / "kv").is_dir():
             return set()
         found = passages.scanner(columns=["id"], filter=f"document_id IN ({tables.quoted(documents)})").to_table()
         return set(found["id"].to_pylist())
 
-    def _forget_kv(self, ids: set[str]) -> None:
+    def _forget_kv(self, ids: set[object]) -> None:
         """Delete the keys and values that another room keeps of removed passages: `kv/<model>/<passage id>.*`."""
         for file in (self.path / "kv").glob("*/*") if ids else ():
             if file.name.split(".")[0] in ids:
@@ -162,6 +162,7 @@ def _passage_rows(entries: Sequence[Entry]) -> dict[str, list[object]]:
         "title": [e.document.title for e, _ in pairs],
         "heading": [p.heading for _, p in pairs],
         "text": [p.text for _, p in pairs],
+        "searched": [in_place(e.document.title, p.heading, p.text) for e, p in pairs],
         "start": [p.start for _, p in pairs],
         "end": [p.end for _, p in pairs],
         "page": [p.page for _, p in pairs],

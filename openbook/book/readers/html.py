@@ -9,18 +9,25 @@ from typing import Any
 from openbook.book.documents import Extracted, Heading, Unreadable, check_length, reader, tidy
 from openbook.book.readers.plain import decode
 
-_DROP = frozenset(
-    "head script style noscript template nav footer svg math canvas iframe object embed button select input "
-    "textarea dialog audio video map".split()
-)
-_BLOCK = frozenset(
-    "html body p div section article main header aside h1 h2 h3 h4 h5 h6 ul ol dl dt dd li table caption thead tbody "
-    "tfoot pre blockquote figure figcaption details summary address form fieldset hr center".split()
-)
+
+def _words(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+_DROP = _words("""
+    head script style noscript template nav footer svg math canvas iframe object embed button select input
+    textarea dialog audio video map
+""")
+_BLOCK = _words("""
+    html body p div section article main header aside h1 h2 h3 h4 h5 h6 ul ol dl dt dd li table caption thead
+    tbody tfoot pre blockquote figure figcaption details summary address form fieldset hr center
+""")
 _TIGHT = frozenset({"li", "dt", "dd", "tr", "br", "caption"})
 """Parted from what stands before by one newline, not by an empty line."""
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_\-]{2,40})", re.IGNORECASE)
-_TAG = re.compile(r"<(/?)(div|span|b|i|em|strong|font|section|article|table|ul|ol|blockquote|center|a)\b", re.IGNORECASE)
+_TAG = re.compile(
+    r"<(/?)(div|span|b|i|em|strong|font|section|article|table|ul|ol|blockquote|center|a)\b", re.IGNORECASE
+)
 MAX_DEPTH = 2_000
 """The parser's time grows with the square of the depth; 200,000 open `<div>` took it minutes."""
 

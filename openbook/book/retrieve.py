@@ -1,0 +1,144 @@
+"""Finding passages: two searches, one list, one prior.
+
+Another way of searching is a function handed to the registry:
+
+    @retriever("mine")
+    def mine(book: Book, query: str, k: int, encoder: Embedder) -> list[Scored]: ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from openbook.book import dense, lexical
+from openbook.book.candidates import LEAST, Candidate, Vector
+from openbook.book.documents import tidy
+from openbook.book.embedder import Embedder
+from openbook.book.manifest import BookFault, faults
+from openbook.book.passages import Passage
+from openbook.book.store import Book
+
+DENSE_SHARE = 0.5
+"""Weight of the cosine in the fused score; the rest is BM25's. Measured in docs/book.md, flat between 0.4 and 0.6."""
+TEMPERATURE = 0.1
+"""Of the prior; fitted in docs/book.md."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage found. `score` is what hits are ordered by, `dense` the cosine, `lexical` BM25 (0: no word matched
+    or below the candidates), `prior` its share of belief among the hits returned: they sum to 1."""
+
+    passage: Passage
+    score: float
+    dense: float
+    lexical: float
+    prior: float = 0.0
+
+
+Retriever = Callable[[Book, str, int, Embedder], list[Hit]]
+_RETRIEVERS: dict[str, Retriever] = {}
+
+
+def retriever(name: str) -> Callable[[Retriever], Retriever]:
+    """Register a way of searching: it returns hits in any order and number; `find` ranks, cuts and sets the prior."""
+
+    def register(function: Retriever) -> Retriever:
+        _RETRIEVERS[name] = function
+        return function
+
+    return register
+
+
+def retrievers() -> list[str]:
+    """Names for `find(by=…)`."""
+    return sorted(_RETRIEVERS)
+
+
+def find(
+    book: Book,
+    query: str,
+    k: int = 10,
+    encoder: Embedder | None = None,
+    *,
+    by: str = "fused",
+    temperature: float = TEMPERATURE,
+) -> list[Hit]:
+    """The `k` best passages for a query, best first, with their prior: softmax(score / temperature) over them.
+
+    `BookFault` where the book is empty, the query blank or `by` unknown.
+    """
+    query = tidy(query).strip()
+    if by not in _RETRIEVERS:
+        raise BookFault(f"no retriever is called {by!r}; there are: {', '.join(retrievers())}")
+    if not query:
+        raise BookFault("the query is empty; say what to look for")
+    if k < 1 or temperature <= 0:
+        raise BookFault(f"k is {k} and temperature {temperature}; both must be above 0")
+    if not book.count:
+        raise BookFault(f"{book.path} holds no passages yet; add documents with: openbook add PATH --book {book.path}")
+    hits = _RETRIEVERS[by](book, query, k, book.encoder(encoder))
+    # Ties fall by id, so that the same version gives the same list.
+    best = sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))[:k]
+    return with_prior(best, temperature)
+
+
+def with_prior(hits: Sequence[Hit], temperature: float = TEMPERATURE) -> list[Hit]:
+    """The hits with `prior` = softmax(score / temperature) over them."""
+    if not hits:
+        return []
+    top = max(hit.score for hit in hits)
+    weights = [math.exp((hit.score - top) / temperature) for hit in hits]
+    return [replace(hit, prior=w / sum(weights)) for hit, w in zip(hits, weights, strict=True)]
+
+
+@retriever("fused")
+def fused(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
+    """`a · cosine + (1 − a) · BM25 / max BM25` over the union of both searches (Bruch 2022, arXiv 2210.11934)."""
+    query_M = _embed(query, encoder)
+    hits = _union(book, query, query_M, k)
+    highest = max((hit.lexical for hit in hits), default=0.0) or 1.0
+    share = DENSE_SHARE
+    return [replace(hit, score=share * hit.dense + (1 - share) * hit.lexical / highest) for hit in hits]
+
+
+@retriever("dense")
+def dense_only(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
+    """By cosine alone."""
+    query_M = _embed(query, encoder)
+    with faults(book.path):
+        return [_hit(c, query_M) for c in dense.search(book.passages_table, query_M, k)]
+
+
+@retriever("bm25")
+def bm25_only(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
+    """By BM25 alone, divided by the best of the list, so that one temperature fits all retrievers."""
+    query_M = _embed(query, encoder)
+    with faults(book.path):
+        hits = [_hit(c, query_M) for c in lexical.search(book.passages_table, query, k)]
+    highest = max((hit.lexical for hit in hits), default=0.0) or 1.0
+    return [replace(hit, score=hit.lexical / highest) for hit in hits]
+
+
+def _embed(query: str, encoder: Embedder) -> Vector:
+    vector: Vector = np.asarray(encoder.embed([query])[0], dtype=np.float32)
+    return vector
+
+
+def _union(book: Book, query: str, query_M: Vector, k: int) -> list[Hit]:
+    count = max(4 * k, LEAST)
+    with faults(book.path):
+        by_words = lexical.search(book.passages_table, query, count)
+        by_meaning = dense.search(book.passages_table, query_M, count)
+    # The lexical rows last: only they know their BM25.
+    union = {c.passage.id: c for c in [*by_meaning, *by_words]}
+    return [_hit(candidate, query_M) for candidate in union.values()]
+
+
+def _hit(candidate: Candidate, query_M: Vector) -> Hit:
+    cosine = float(candidate.vector_M @ query_M)
+    return Hit(candidate.passage, score=cosine, dense=cosine, lexical=candidate.lexical)
