@@ -140,11 +140,18 @@ def _blocks(text: str, start: int, end: int, code: bool) -> Iterator[Span]:
     if code:
         # The white space of an empty line may hold the next line's indentation, which code needs.
         cuts = [text.rfind("\n", start, cut) + 1 for cut in cuts]
-        cuts = sorted({*cuts, *(match.end() for match in _DEFINITION.finditer(text, start, end))})
+        cuts = sorted({*cuts, *_definitions(text, start, end)})
     for cut in [*cuts, end]:
         if trim(text, begin, cut):
             yield begin, cut
         begin = cut
+
+
+def _definitions(text: str, start: int, end: int) -> Iterator[int]:
+    for match in _DEFINITION.finditer(text, start, end):
+        above = text.rfind("\n", start, match.start()) + 1
+        if not text.startswith("@", above):  # a decorator belongs to what it decorates
+            yield match.end()
 
 
 def _lines(text: str, start: int, end: int) -> Iterator[Span]:

@@ -105,7 +105,7 @@ def cut_near(text: str, start: int, end: int, target: int, reach: int) -> int:
     """Where to cut `text[start:end]` (two or more characters) near `target`.
 
     Before a word if one begins within `reach` characters of the target, else between two characters that a reader
-    sees as two: never before a combining mark, a variation selector or inside a joined emoji, unless nothing else is left.
+    sees as two: not before a combining mark or a variation selector, nor inside a joined emoji, if it can be helped.
     """
     target = min(max(target, start + 1), end - 1)
     for step in range(reach + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from openbook.book.documents import Extracted, Heading, reader
 from openbook.book.readers.plain import decode
@@ -23,18 +23,19 @@ Line = tuple[int, str]
 def read_markdown(data: bytes) -> Extracted:
     """ATX and setext headings outside code fences; the title is front matter's, else the first heading's."""
     text, note = decode(data)
-    lines, title = list(_lines(text)), None
+    lines, title = list(lines_of(text)), None
     if lines and lines[0][1].rstrip() == "---":
         end = next((i for i, (_, line) in enumerate(lines[1:], 1) if line.rstrip() in ("---", "...")), 0)
         if end:
             found = _FRONT_TITLE.search(text, 0, lines[end][0])
             title = found[1] if found else None
             lines = lines[end + 1 :]
-    headings = tuple(_markdown_headings(lines))
+    headings = tuple(markdown_headings(lines))
     return Extracted(text, title or _first(headings), headings=headings, note=note)
 
 
-def _lines(text: str) -> Iterator[Line]:
+def lines_of(text: str) -> Iterator[Line]:
+    """The lines of a text, each with its offset."""
     start = 0
     for line in text.split("\n"):
         yield start, line
@@ -45,7 +46,8 @@ def _first(headings: tuple[Heading, ...]) -> str | None:
     return next((h.text for h in headings if h.text), None)
 
 
-def _markdown_headings(lines: list[Line]) -> Iterator[Heading]:
+def markdown_headings(lines: Iterable[Line]) -> Iterator[Heading]:
+    """Headings of Markdown, in order: ATX and setext, none inside a code fence."""
     fence = ""
     before: Line | None = None  # the line above, while it could be the text of a setext heading
     for start, line in lines:
@@ -78,7 +80,7 @@ def _plain(heading: str) -> str:
 def read_rst(data: bytes) -> Extracted:
     """reStructuredText: levels follow the order in which underline styles first appear."""
     text, note = decode(data)
-    headings = tuple(_rst_headings(list(_lines(text))))
+    headings = tuple(_rst_headings(list(lines_of(text))))
     return Extracted(text, _first(headings), headings=headings, note=note)
 
 
