@@ -74,8 +74,8 @@ class Stack(nn.Module):
         x = self._embed(tokens_BT, positions_BT)
         masks: dict[tuple[bool, int | None, int], Tensor] = {}
         tables: dict[tuple[RopeSpec, int], Rotary] = {}
-        for layer, slot in zip(self.layers, self.slots, strict=True):
-            attention = layer.spec.attention
+        for layer, spec, slot in zip(self.layers, self.spec.layers, self.slots, strict=True):
+            attention = spec.attention
             groups = attention.heads // attention.kv_heads
             rule = (*attention.rule, groups)
             if rule not in masks:
@@ -85,8 +85,7 @@ class Stack(nn.Module):
             if attention.rope is not None:
                 key = (attention.rope, attention.head_dim)
                 if key not in tables:
-                    f = frequencies(*key).to(x.device)
-                    tables[key] = rotary(positions_BT, f, x.dtype)
+                    tables[key] = rotary(positions_BT, frequencies(*key).to(x.device), x.dtype)
                 table = tables[key]
             x = layer(x, slot, cache, masks[rule], table)
         return x if self.norm is None else self.norm(x)

@@ -150,6 +150,16 @@ class Tokenizer:
             return bytes([int(fallback[1], 16)])
         return token.replace("▁", " ").encode()
 
+    @cached_property
+    def unspelled(self) -> frozenset[int]:
+        """Bytes that a byte-level vocabulary lacks: `encode` leaves them out, as the model's own tokenizer does.
+
+        Twenty or so in SmolLM2: control characters, and bytes of UTF-8 that no assigned character needs.
+        """
+        if "ByteLevel" not in self._decoders:
+            return frozenset()
+        return frozenset(byte for character, byte in _BYTE_OF.items() if character not in self._ids)
+
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The prompt of `messages` (each with `role` and `content`) by the model's chat template.
 

@@ -1,0 +1,95 @@
+"""From the numbers that wrote an answer to sentences with citations: nothing here asks the model anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from openbook.answer.answer import Citation, Source, Token
+from openbook.answer.citations import best_span
+from openbook.answer.reading import Reading
+from openbook.book.sentences import sentences
+from openbook.mix.decode import Step
+from openbook.mix.evidence import Evidence
+from openbook.mix.mixture import Mixture
+
+LEAST_BITS = 1.0
+"""A sentence to which a passage added less is not cited to it: the model would have written it anyway."""
+
+
+def token_of(step: Step, text: str, start: int, mixture: Mixture) -> Token:
+    """One token with its row of evidence; `start` is where its text begins."""
+    row = Evidence.of(mixture.labels, mixture.weights, [step])
+    shares = zip(mixture.labels, row.responsibility_TS[0].tolist(), strict=True)
+    bits = None if row.bits_T is None else float(row.bits_T[0])
+    return Token(
+        text,
+        (start, start + len(text)),
+        float(np.exp(step.log_p)),
+        bits,
+        {la.id: r for la, r in shares},
+        step.certified,
+    )
+
+
+def trimmed(tokens: Sequence[Token]) -> tuple[str, tuple[Token, ...]]:
+    """The answer without the white space around it, and its tokens with spans into that. Their texts join to it."""
+    raw = "".join(token.text for token in tokens)
+    text = raw.strip()
+    shift = len(raw) - len(raw.lstrip())
+    placed = []
+    for token in tokens:
+        start, end = (min(max(at - shift, 0), len(text)) for at in token.span)
+        placed.append(replace(token, text=text[start:end], span=(start, end)))
+    return text, tuple(placed)
+
+
+def sources_of(reading: Reading, evidence: Evidence | None) -> tuple[Source, ...]:
+    """Every source with its share in the answer; without evidence (an abstention) only what was believed before."""
+    mixture = reading.mixture
+    prior_S, refined_S = np.exp(reading.log_retrieved_S), np.exp(mixture.weights.log_prior_S)
+    made = []
+    for s, label in enumerate(mixture.labels):
+        source = Source(label.id, label.kind, prior=float(prior_S[s]), refined=float(refined_S[s]))
+        if s < len(reading.hits):
+            p = reading.hits[s].passage
+            source = replace(
+                source, document=p.document, title=p.title, heading=p.heading, page=p.page, line=p.line,
+                span=(p.start, p.end), text=p.text,
+            )  # fmt: skip
+        made.append(source if evidence is None else _with_share(source, s, evidence))
+    return tuple(made)
+
+
+def _with_share(source: Source, s: int, evidence: Evidence) -> Source:
+    share_T = evidence.responsibility_TS[:, s]
+    bits = None if evidence.bits_T is None else float(share_T @ evidence.bits_T)
+    return replace(
+        source,
+        responsibility=float(share_T.mean()) if len(share_T) else 0.0,
+        bits=bits,
+        necessity=float(evidence.necessity_S[s]),
+        sufficiency=float(evidence.sufficiency_S[s]),
+    )
+
+
+def cite(text: str, tokens: Sequence[Token], sources: Sequence[Source]) -> tuple[Citation, ...]:
+    """A citation for each sentence to which a passage added enough: the passage that added most, at the best place.
+
+    Several sentences may cite one passage; a sentence cites one passage, the one its bits came from.
+    """
+    made = []
+    for start, end in sentences(text, 0, len(text)):
+        inside = [t for t in tokens if t.text and start <= t.span[0] < end]
+        added = {s.id: sum(t.responsibility[s.id] * max(t.bits or 0.0, 0.0) for t in inside) for s in sources}
+        carrier = max((s for s in sources if s.kind == "passage"), key=lambda s: added[s.id], default=None)
+        if carrier is None or carrier.text is None or carrier.span is None or added[carrier.id] < LEAST_BITS:
+            continue
+        if found := best_span(text[start:end], carrier.text):
+            (a, b), _ = found
+            share = float(np.mean([t.responsibility[carrier.id] for t in inside]))
+            place = (carrier.span[0] + a, carrier.span[0] + b)
+            made.append(Citation((start, end), carrier.id, place, carrier.text[a:b], share))
+    return tuple(made)

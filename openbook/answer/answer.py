@@ -1,0 +1,138 @@
+"""An answer and why: what `ask` returns, prints, stores and shows.
+
+Spans are character offsets, end exclusive: of tokens and citations into the answer, of sources into the document's
+extracted text. `bits` are base 2, `necessity` and `sufficiency` natural logs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openbook.mix.evidence import Evidence
+from openbook.mix.source import Kind
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token: its text (empty where it is only part of a character), probability, and who said it."""
+
+    text: str
+    span: Span
+    p: float
+    bits: float | None
+    responsibility: Mapping[str, float]
+    certified: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source and its share in the whole answer.
+
+    `prior` is from retrieval, `refined` after the question was read; `responsibility` is the mean over tokens, `bits`
+    the part r_s(t) of each token's bits, so the sources' bits add up to the answer's.
+    """
+
+    id: str
+    kind: Kind
+    prior: float
+    refined: float
+    responsibility: float = 0.0
+    bits: float | None = None
+    necessity: float | None = None
+    sufficiency: float | None = None
+    document: str | None = None
+    title: str | None = None
+    heading: str | None = None
+    page: int | None = None
+    line: int | None = None
+    span: Span | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A stretch of the answer, the passage that made the model write it, and the place there that carries its words."""
+
+    span: Span
+    source: str
+    source_span: Span
+    cited_text: str
+    responsibility: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """See `docs/evidence.md`. `evidence` holds the arrays behind it; it is not stored with the JSON."""
+
+    question: str
+    text: str
+    abstained: bool
+    reason: str | None
+    seed: int
+    model: str
+    book: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    sources: tuple[Source, ...]
+    tokens: tuple[Token, ...]
+    citations: tuple[Citation, ...]
+    timings: Mapping[str, float]
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of INTERFACES: plain values only; an infinite necessity becomes null."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "abstained": self.abstained,
+            "reason": self.reason,
+            "seed": self.seed,
+            "model": self.model,
+            "book": dict(self.book),
+            "settings": dict(self.settings),
+            "sources": [_source(s) for s in self.sources],
+            "tokens": [_plain(asdict(t)) for t in self.tokens],
+            "citations": [_plain(asdict(c)) for c in self.citations],
+            "timings": _plain(dict(self.timings)),
+        }
+
+    def show(self) -> None:
+        """Print the answer with its evidence to the terminal."""
+        from rich.console import Console
+
+        from openbook.answer.terminal import show
+
+        show(self.to_dict(), Console())
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write the evidence as one self-contained page; returns its path."""
+        from openbook.answer.html import render_html
+
+        target = Path(path)
+        target.write_text(render_html(self.to_dict()), encoding="utf-8")
+        return target
+
+
+# What only a passage has; a source of another kind leaves these out of its JSON.
+_PLACE = ("document", "title", "heading", "page", "line", "span", "text")
+
+
+def _source(source: Source) -> dict[str, Any]:
+    values: dict[str, Any] = _plain(asdict(source))
+    return values if source.kind == "passage" else {k: v for k, v in values.items() if k not in _PLACE}
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: tuples become lists, numbers are rounded to what they mean, the infinite and undefined is null."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,112 @@
+"""Keys and values of texts that come back: kept in memory, and on disk, under byte budgets.
+
+Reuse is exact and only exact: an entry answers for the very tokens it was made from, from position 0 on, under the
+very weights (the folder carries the model's fingerprint).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from openbook.lm.cache.dense import Prefix
+
+
+class PrefixStore:
+    """Least recently used entries leave first, from memory (`budget` bytes) and from `folder` (`disk_budget`).
+
+    What cannot be written or read on disk is silently made again: a cache may be deleted at any time.
+    """
+
+    def __init__(self, budget: int, folder: Path | None = None, disk_budget: int = 0) -> None:
+        self.budget = budget
+        self.folder = folder if disk_budget > 0 else None
+        self.disk_budget = disk_budget
+        self._held: OrderedDict[str, Prefix] = OrderedDict()
+        self._unwritten: dict[str, Prefix] = {}
+        self._bytes = 0
+
+    def get(self, name: str, tokens: Sequence[int]) -> Prefix | None:
+        """The entry made from these tokens under this name, or None."""
+        key = _key(name, tokens)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        prefix = self._read(key, len(tokens))
+        if prefix is not None:
+            self._hold(key, prefix)
+        return prefix
+
+    def put(self, name: str, tokens: Sequence[int], prefix: Prefix) -> None:
+        """Keep the keys and values of these tokens. `name` says whose text it is, so that it can be forgotten."""
+        key = _key(name, tokens)
+        self._hold(key, prefix)
+        if self.folder is not None:
+            self._unwritten[key] = prefix
+
+    def flush(self) -> None:
+        """Write what is not on disk yet; apart from `put`, so that nobody waits for the disk before an answer."""
+        for key, prefix in self._unwritten.items():
+            self._write(key, prefix)
+        if self._unwritten and self.folder is not None:
+            with contextlib.suppress(OSError):
+                self._trim(self.folder)
+        self._unwritten.clear()
+
+    def _hold(self, key: str, prefix: Prefix) -> None:
+        if prefix.nbytes > self.budget or key in self._held:
+            return
+        self._held[key] = prefix
+        self._bytes += prefix.nbytes
+        while self._bytes > self.budget:
+            _, oldest = self._held.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+    def _read(self, key: str, length: int) -> Prefix | None:
+        if self.folder is None:
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder / f"{key}.safetensors"
+        try:
+            slots = load_file(path)
+            os.utime(path)
+            prefix = Prefix(tuple(slots[str(i)] for i in range(len(slots))))
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return prefix if prefix.length == length else None
+
+    def _write(self, key: str, prefix: Prefix) -> None:
+        if self.folder is None:
+            return
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self.folder / f"{key}.safetensors"
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({str(i): t.cpu().contiguous() for i, t in enumerate(prefix.slots)}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError):
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _trim(self, folder: Path) -> None:
+        entries = sorted((e.stat().st_mtime_ns, e.stat().st_size, e.path) for e in os.scandir(folder) if e.is_file())
+        excess = sum(size for _, size, _ in entries) - self.disk_budget
+        for _, size, path in entries:  # the oldest first: a read touches its entry
+            if excess <= 0:
+                return
+            Path(path).unlink(missing_ok=True)
+            excess -= size
+
+
+def _key(name: str, tokens: Sequence[int]) -> str:
+    digest = hashlib.sha256(b",".join(b"%d" % t for t in tokens)).hexdigest()
+    return f"{name}.{digest[:32]}"

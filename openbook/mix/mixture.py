@@ -1,0 +1,75 @@
+"""The one equation: `p(y_t) = Σ_s w_s(t) · p_s(y_t)`.
+
+Shapes: S sources, V vocabulary. Weights are float64 logs, distributions fp32 logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openbook.errors import Fault
+from openbook.mix.source import Label, Source
+from openbook.mix.weights import Array, cap_weights, normalise, persist
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How sources are weighted: log prior over S (after the question was seen), persistence τ, cap on any weight."""
+
+    log_prior_S: Array
+    tau: float = 0.0
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau <= 1:
+            raise Fault(f"persistence is {self.tau}; it must be from 0 (Token) to 1 (Sequence)")
+        if not 0 < self.cap <= 1:
+            raise Fault(f"the weight cap is {self.cap}; it must be above 0 and at most 1")
+
+    def at(self, log_likelihood_S: Array) -> Array:
+        """Log-weights for the next token, given each source's log-likelihood of the answer so far."""
+        return cap_weights(persist(self.log_prior_S, log_likelihood_S, self.tau), self.cap)
+
+
+class Mixture:
+    """Sources under weights, advanced a token at a time. Its state is the sources' and each one's likelihood."""
+
+    def __init__(self, sources: Sequence[Source], weights: Weights) -> None:
+        self.sources = tuple(sources)
+        self.weights = weights
+        self.labels: tuple[Label, ...] = tuple(label for source in self.sources for label in source.labels)
+        if len(self.labels) != len(weights.log_prior_S):
+            raise Fault(f"{len(self.labels)} sources cannot have {len(weights.log_prior_S)} prior weights")
+        self.log_likelihood_S: Array = np.zeros(len(self.labels))
+        self.log_w_S = weights.at(self.log_likelihood_S)
+        self.log_p_SV = torch.cat([source.start() for source in self.sources])
+
+    def distribution(self) -> Tensor:
+        """fp32 log-probabilities `[V]` of the next token under the mixture."""
+        log_w_S1 = torch.from_numpy(self.log_w_S).to(self.log_p_SV)[:, None]
+        return torch.logsumexp(self.log_p_SV + log_w_S1, dim=0)
+
+    def log_p_of(self, token: int) -> Array:
+        """Each source's log-probability `[S]` of this token."""
+        column: Array = self.log_p_SV[:, token].double().cpu().numpy()
+        return column
+
+    def advance(self, token: int) -> None:
+        """Append the chosen token: every source goes on, every weight learns."""
+        self.log_likelihood_S = self.log_likelihood_S + self.log_p_of(token)
+        self.log_w_S = self.weights.at(self.log_likelihood_S)
+        self.log_p_SV = torch.cat([source.step(token) for source in self.sources])
+
+
+def log_prior(passages_log_S: Array, closed_share: float) -> Array:
+    """Passages' log-weights and, last, the closed book's fixed share of the whole."""
+    if not 0 <= closed_share < 1:
+        raise Fault(f"the closed book's share is {closed_share}; it must be from 0 to below 1")
+    with np.errstate(divide="ignore"):
+        closed = np.log([closed_share])
+    return np.concatenate([normalise(passages_log_S) + np.log1p(-closed_share), closed])

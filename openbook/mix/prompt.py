@@ -1,0 +1,70 @@
+"""How a branch is put to the model: `[system; passage | question]`.
+
+What stands before the `|` never depends on the question, so its keys and values can be kept. Template text is
+tokenised with its control tokens; documents and questions are tokenised as plain text, so none of their characters
+can become a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from openbook.errors import Fault
+from openbook.lm.tokenizer import Tokenizer
+
+# Stand-ins that no template and no document contains; private-use characters.
+_PASSAGE, _QUESTION = "\ue0f0passage\ue0f1", "\ue0f0question\ue0f1"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The words around a passage and a question. Fitted on SQuAD's open half; see docs/log.md."""
+
+    system: str = "You answer questions briefly, from the text given."
+    before_question: str = "\n\nQuestion:"
+    after_question: str = ""
+    before_answer: str = ""
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The tokens after the `|`: the question's own, then the template's tail up to where the answer begins."""
+
+    question: tuple[int, ...]
+    tail: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A prompt under one model's chat template and tokenizer."""
+
+    tokenizer: Tokenizer
+    prompt: Prompt = field(default_factory=Prompt)
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        """Template text before the passage, unused between, and after the question."""
+        prompt = self.prompt
+        content = _PASSAGE + prompt.before_question + _QUESTION + prompt.after_question
+        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        text = self.tokenizer.render_chat([*system, {"role": "user", "content": content}]) + prompt.before_answer
+        before, found, rest = text.partition(_PASSAGE)
+        between, found_too, after = rest.partition(_QUESTION)
+        if not (found and found_too):
+            raise Fault("this model's chat template does not carry the user's message; openbook cannot prompt it")
+        return before, between, after
+
+    def prefix(self, passages: Sequence[str]) -> list[int]:
+        """Tokens before the `|`: template, passages (none: the closed book), and the cue for the question."""
+        before, between, _ = self._parts
+        text = "\n\n".join(passages)
+        cue = between if text else between.lstrip("\n")
+        return self.tokenizer.encode_template(before) + self.tokenizer.encode(text + cue)
+
+    def suffix(self, question: str) -> Suffix:
+        """Tokens after the `|`."""
+        _, _, after = self._parts
+        words = " " + question.strip()
+        return Suffix(tuple(self.tokenizer.encode(words)), tuple(self.tokenizer.encode_template(after)))

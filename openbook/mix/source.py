@@ -1,0 +1,31 @@
+"""What a mixture mixes: anything that gives next-token distributions for the same continuation.
+
+Shapes: S sources (one row each), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+Kind = Literal["passage", "closed_book", "neighbours", "faq", "report", "model", "image"]
+
+
+class Label(NamedTuple):
+    """Who a row of a distribution belongs to: `p1`, `p2`, … or `closed`."""
+
+    id: str
+    kind: Kind
+
+
+class Source(Protocol):
+    """One or more rows of next-token distributions, advanced together by the token that was chosen."""
+
+    labels: tuple[Label, ...]
+
+    def start(self) -> Tensor:
+        """fp32 log-probabilities `[S, V]` of the continuation's first token."""
+
+    def step(self, token: int) -> Tensor:
+        """The same for the next token, after `token` was appended to the continuation of every row."""
