@@ -141,14 +141,16 @@ def load(path: Path, limit: int = MAX_FILE_BYTES) -> Load:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Unreadable(_why(error), str(path)) from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("is not a regular file", str(path))
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(limit + 1) if status.st_size <= limit else b""
-        except OSError as error:
-            raise Unreadable(_why(error), str(path)) from error
+    except OSError as error:
+        raise Unreadable(_why(error), str(path)) from error
+    finally:
+        os.close(handle)
     if len(data) > limit or status.st_size > limit:
         found = max(status.st_size, len(data))
         raise Unreadable(f"is {size(found)}, more than the limit of {size(limit)}; split it", str(path))
