@@ -108,16 +108,17 @@ class Tokenizer:
 
         `special` adds what the model wants around every text (BOS; `[CLS]` and `[SEP]` of BERT) and nothing else.
         """
-        ids: list[int] = self._plain.encode(text, add_special_tokens=special).ids
+        ids: list[int] = self._plain.encode(_sound(text), add_special_tokens=special).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """`encode` of each text, in parallel."""
-        return [encoding.ids for encoding in self._plain.encode_batch(list(texts), add_special_tokens=special)]
+        sound = list(map(_sound, texts))
+        return [encoding.ids for encoding in self._plain.encode_batch(sound, add_special_tokens=special)]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that this program wrote: control tokens in it are control tokens. No BOS is added."""
-        ids: list[int] = self._whole.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._whole.encode(_sound(text), add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -318,6 +319,15 @@ def _checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if not good or not all(isinstance(index, int) for index in vocabulary.values()):
         raise Fault(f"{where}: its vocabulary or its added_tokens are malformed")
     return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
+
+
+def _sound(text: str) -> str:
+    """The text with `?` for lone surrogates, which are no characters and which the library does not take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def _content(token: Any) -> str | None:
