@@ -60,7 +60,7 @@ class Reader:
         if not question:
             raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
         clock = _Clock()
-        hits = find(self.book, question, self.settings.pool, self.encoder)
+        hits = find(self.book, question, self.settings.pool, self.encoder, temperature=self.settings.prior_temperature)
         clock.mark("retrieve_ms")
         if not hits:
             return self._answer(question, None, [], [], clock, "nothing in the book matches the question")

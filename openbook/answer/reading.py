@@ -16,7 +16,7 @@ from openbook.mix.mixture import Mixture, Weights, log_prior
 from openbook.mix.prompt import Framing
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
-from openbook.mix.weights import Array, normalise, refine, retrieval_prior
+from openbook.mix.weights import Array, normalise, refine
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read(
         store=kept,
     )
     asked_S, asked_closed = source.question_log_p_S[:-1], source.question_log_p_S[-1]
-    retrieved_S = retrieval_prior(np.array([hit.score for hit in hits]), settings.prior_temperature)
+    retrieved_S = np.log([hit.prior for hit in hits])
     refined_S = refine(retrieved_S, asked_S, settings.beta)
     best = np.argsort(-refined_S, kind="stable")[: settings.passages].tolist()
     labels = [Label(f"p{rank}", "passage") for rank in range(1, len(best) + 1)]

@@ -40,9 +40,10 @@ class Layer(nn.Module):
             cache.write(slot, *self.key_value(inner, table))
         x = x + self.attention(inner, cache.read(slot), mask, table)
         if pre:
-            return x + self.feed_forward(self.feed_forward_norm(x))
+            out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+            return out
         x = self.attention_norm(x)
-        out: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
+        out = self.feed_forward_norm(x + self.feed_forward(x))
         return out
 
 

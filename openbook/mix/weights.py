@@ -20,11 +20,6 @@ def normalise(log_u_S: Array) -> Array:
     return log_u_S - total
 
 
-def retrieval_prior(score_S: Array, temperature: float) -> Array:
-    """`softmax(score / T)` over the retrieved passages, as logs (Lewis 2020, eq. of p(z|x))."""
-    return normalise(np.asarray(score_S, dtype=np.float64) / temperature)
-
-
 def refine(log_prior_S: Array, question_log_p_S: Array, beta: float) -> Array:
     """The question as the first evidence: `w_s ∝ π_s · p(x|z_s)^β`."""
     return normalise(log_prior_S + beta * question_log_p_S)

@@ -106,5 +106,9 @@ class Branches:
         return self._first_SV
 
     def step(self, token: int) -> Tensor:
-        tokens_S1 = torch.full((len(self.labels), 1), token, dtype=torch.long)
+        return self.step_each([token] * len(self.labels))
+
+    def step_each(self, tokens: Sequence[int]) -> Tensor:
+        """As `step`, with a token of its own for every row: rows may belong to different mixtures."""
+        tokens_S1 = torch.tensor(tokens, dtype=torch.long)[:, None]
         return self._runner.forward(tokens_S1, self._cache)[:, -1].log_softmax(-1)

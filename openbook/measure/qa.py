@@ -1,0 +1,209 @@
+"""Question answering: the same questions under every way of mixing, in one run.
+
+All ways of answering one question run as rows of one batch, each row group fed its own tokens: every way gets what
+it would get alone (rows do not see each other), for little more than the price of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openbook.answer.ask import Reader
+from openbook.answer.reading import passage_text
+from openbook.answer.settings import Settings
+from openbook.book.retrieve import Hit, find
+from openbook.measure import scores
+from openbook.measure.squad import Question
+from openbook.mix.mixture import Mixture, Weights, log_prior
+from openbook.mix.prompt import Framing
+from openbook.mix.source import Label
+from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
+from openbook.mix.weights import Array, refine
+
+SCORES: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "contains": scores.contains,
+    "f1": scores.f1,
+    "exact": scores.exact,
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A question read under every hit, last under none: what every way of answering starts from."""
+
+    hits: tuple[Hit, ...]
+    settings: Settings
+    asked_S: Array
+    asked_closed: float
+    best_dense: int
+
+    @property
+    def refined_S(self) -> Array:
+        """Log-weights of the hits after the question."""
+        prior_S = np.log([hit.prior for hit in self.hits])
+        return refine(prior_S, self.asked_S, self.settings.beta)
+
+    @property
+    def ranked(self) -> list[int]:
+        """Hits, the most believed first."""
+        return np.argsort(-self.refined_S, kind="stable").tolist()
+
+    @property
+    def lift_bits(self) -> float:
+        """How much likelier the best hit makes the question than the model alone."""
+        kept = self.ranked[: self.settings.passages]
+        return float((self.asked_S[kept].max() - self.asked_closed) / np.log(2))
+
+
+Way = Callable[[Read], tuple[list[int], Weights]]
+"""A way of answering: which rows (hits; −1 is the closed book), under which weights."""
+WAYS: dict[str, Way] = {}
+
+
+def way(name: str) -> Callable[[Way], Way]:
+    """Register a way of answering for the table."""
+
+    def register(function: Way) -> Way:
+        WAYS[name] = function
+        return function
+
+    return register
+
+
+def alone(row: int) -> tuple[list[int], Weights]:
+    """One branch, nothing mixed."""
+    return [row], Weights(np.zeros(1))
+
+
+def mixed(read: Read, tau: float) -> tuple[list[int], Weights]:
+    """The kept passages and the closed book, as `ask` mixes them, at this persistence."""
+    kept = read.ranked[: read.settings.passages]
+    prior = log_prior(read.refined_S[kept], read.settings.closed_share)
+    return [*kept, -1], Weights(prior, tau, read.settings.cap)
+
+
+way("closed book")(lambda read: alone(-1))
+way("best dense passage")(lambda read: alone(read.best_dense))
+way("best fused passage")(lambda read: alone(0))
+way("best refined passage")(lambda read: alone(read.ranked[0]))
+way("Token (τ = 0)")(lambda read: mixed(read, 0.0))
+way("Sequence (τ = 1)")(lambda read: mixed(read, 1.0))
+way("openbook (chosen τ)")(lambda read: mixed(read, read.settings.persistence))
+
+CONCATENATED = "passages concatenated"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question: where the right document ranked, the lift, and each way's answer with its scores."""
+
+    question: Question
+    ranks: dict[str, int | None]
+    lift_bits: float
+    answers: dict[str, str]
+    scored: dict[str, dict[str, float]]
+
+
+def measure(reader: Reader, questions: Iterable[Question], ways: Sequence[str] | None = None) -> Iterator[Outcome]:
+    """Ask every question in every way (all by default, and the concatenation)."""
+    chosen = [*WAYS, CONCATENATED] if ways is None else list(ways)
+    for question in questions:
+        yield _measure(reader, question, chosen)
+
+
+@torch.inference_mode()
+def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome:
+    settings = reader.settings
+    hits = find(reader.book, question.text, settings.pool, reader.encoder, temperature=settings.prior_temperature)
+    framing = Framing(reader.model.tokenizer, settings.prompt)
+    branches = [Branch(Label(f"p{i}", "passage"), h.passage.id, (passage_text(h),)) for i, h in enumerate(hits)]
+    rows = Branches(
+        reader.model, framing, [*branches, CLOSED_BOOK], question.text, room=settings.max_tokens, store=reader.kept
+    )
+    asked = rows.question_log_p_S
+    dense = max(range(len(hits)), key=lambda i: hits[i].dense)
+    read = Read(tuple(hits), settings, asked[:-1], float(asked[-1]), dense)
+    answers = _race(reader, rows, {name: WAYS[name](read) for name in ways if name in WAYS}, len(hits))
+    if CONCATENATED in ways:
+        together = tuple(passage_text(h) for h in hits[: settings.passages])
+        branch = Branch(Label("p0", "passage"), "together", together)
+        one = Branches(reader.model, framing, [branch], question.text, room=settings.max_tokens)
+        answers |= _race(reader, one, {CONCATENATED: alone(0)}, 1)
+    ranks = {
+        "dense": _rank(sorted(hits, key=lambda h: -h.dense), question),
+        "fused": _rank(hits, question),
+        "refined": _rank([hits[i] for i in read.ranked], question),
+    }
+    scored = {
+        name: {score: of(answer, question.golds) for score, of in SCORES.items()} for name, answer in answers.items()
+    }
+    return Outcome(question, ranks, read.lift_bits, answers, scored)
+
+
+def _rank(hits: Sequence[Hit], question: Question) -> int | None:
+    documents = list(dict.fromkeys(hit.passage.document for hit in hits))
+    names = [document.rsplit("/", 1)[-1] for document in documents]
+    return names.index(question.document) + 1 if question.document in names else None
+
+
+class _Rows:
+    """A `Source` whose rows are a slice of a batch that many mixtures share."""
+
+    def __init__(self, count: int, log_p_SV: Tensor) -> None:
+        self.labels = tuple(Label(f"s{i}", "passage") for i in range(count))
+        self.log_p_SV = log_p_SV
+
+    def start(self) -> Tensor:
+        return self.log_p_SV
+
+    def step(self, token: int) -> Tensor:
+        return self.log_p_SV
+
+
+def _race(reader: Reader, rows: Branches, ways: dict[str, tuple[list[int], Weights]], closed: int) -> dict[str, str]:
+    """Greedy answers of every way, run side by side; each way's rows are a group of one batch."""
+    order = [closed if row < 0 else row for chosen, _ in ways.values() for row in chosen]
+    rows.keep(order)
+    log_p_RV = rows.start()
+    sizes = [len(chosen) for chosen, _ in ways.values()]
+    groups = [_Rows(size, part) for size, part in zip(sizes, log_p_RV.split(sizes), strict=True)]
+    mixtures = [Mixture([group], weights) for group, (_, weights) in zip(groups, ways.values(), strict=True)]
+    written: list[list[int]] = [[] for _ in mixtures]
+    ended = [False] * len(mixtures)
+    for _ in range(reader.settings.max_tokens):
+        tokens = [int(mixture.distribution().argmax()) for mixture in mixtures]
+        for i, token in enumerate(tokens):
+            ended[i] = ended[i] or token in reader.model.tokenizer.eos_ids
+            if not ended[i]:
+                written[i].append(token)
+        if all(ended):
+            break
+        log_p_RV = rows.step_each([t for t, size in zip(tokens, sizes, strict=True) for _ in range(size)])
+        for group, mixture, token, part in zip(groups, mixtures, tokens, log_p_RV.split(sizes), strict=True):
+            group.log_p_SV = part
+            mixture.advance(token)
+    return {name: reader.model.tokenizer.decode(ids).strip() for name, ids in zip(ways, written, strict=True)}
+
+
+def table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Means over the questions: `{"R@1": {"dense": …}, …, "contains": {"closed book": …}, …}`, in per cent."""
+    made: dict[str, dict[str, float]] = {}
+    for k in (1, 5):
+        made[f"R@{k}"] = {
+            kind: 100 * float(np.mean([(o.ranks[kind] or k + 1) <= k for o in outcomes])) for kind in outcomes[0].ranks
+        }
+    for score in SCORES:
+        made[score] = {
+            name: 100 * float(np.mean([o.scored[name][score] for o in outcomes])) for name in outcomes[0].scored
+        }
+    return made
+
+
+def with_settings(reader: Reader, **changes: object) -> Reader:
+    """The same reader under other settings."""
+    return replace(reader, settings=replace(reader.settings, **changes))  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""SQuAD's format (v1.1, v2.0, CMRC): questions with gold answers, and a book of the paragraphs they are about."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openbook.book.store import Book, open_book
+from openbook.errors import Fault
+from openbook.home import home
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its gold answers (none: it cannot be answered), and the name of the document that holds them."""
+
+    text: str
+    golds: tuple[str, ...]
+    document: str
+
+
+@dataclass(frozen=True)
+class Squad:
+    """A file in SQuAD's format: paragraphs by document name, and questions in the file's order."""
+
+    paragraphs: dict[str, str]
+    questions: tuple[Question, ...]
+    digest: str
+
+    def sample(self, count: int, seed: int = 0, skip: int = 0) -> list[Question]:
+        """`count` questions of a fixed shuffle, after the first `skip` of it."""
+        order = list(range(len(self.questions)))
+        random.Random(seed).shuffle(order)  # noqa: S311 nothing secret: the same sample each time
+        return [self.questions[i] for i in order[skip : skip + count]]
+
+
+def read_squad(path: Path) -> Squad:
+    """Read `path` (.json or .json.gz). Raises `Fault` if it is not in SQuAD's format."""
+    try:
+        raw = path.read_bytes()
+        data = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)["data"]
+        paragraphs: dict[str, str] = {}
+        questions: list[Question] = []
+        for a, article in enumerate(data):
+            title = str(article.get("title", "")).replace("_", " ").replace("/", " ") or f"article {a}"
+            for p, paragraph in enumerate(article["paragraphs"]):
+                name = f"{a:03}-{p:03}.md"
+                paragraphs[name] = f"# {title}\n\n{paragraph['context']}\n"
+                questions += [_question(entry, name) for entry in paragraph["qas"]]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Fault(f"{path} is not a file in SQuAD's format ({error!r}); it needs data[].paragraphs[].qas[]") from None
+    if not questions:
+        raise Fault(f"{path} holds no questions")
+    return Squad(paragraphs, tuple(questions), hashlib.sha256(raw).hexdigest())
+
+
+def _question(entry: dict[str, Any], document: str) -> Question:
+    golds = tuple(dict.fromkeys(str(answer["text"]) for answer in entry.get("answers", ())))
+    return Question(str(entry["question"]), golds, document)
+
+
+def book_of(squad: Squad, progress: Callable[[int, int, str], None] | None = None) -> Book:
+    """The book of a file's paragraphs, one document each; made once and kept under `home()/books`."""
+    book = open_book(home() / "books" / f"squad-{squad.digest[:16]}")
+    if len(book.documents()) == len(squad.paragraphs):
+        return book
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in squad.paragraphs.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        book.add(folder, progress=progress)
+    return book
