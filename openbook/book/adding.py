@@ -59,6 +59,11 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  (resolve would follow links)
 
 
+def _shown(path: Path) -> str:
+    """The path as text that can be printed and stored, whatever bytes are in the name."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 @dataclass(frozen=True)
 class _Job:
     path: Path
@@ -107,7 +112,10 @@ class _Run:
             self.added.skipped += found.skipped
             self._roots.append(root)
             for path in found.files:
-                self._jobs.setdefault(str(path), _Job(path, root))
+                if (shown := _shown(path)) == str(path):
+                    self._jobs.setdefault(str(path), _Job(path, root))
+                else:
+                    self.added.skipped.append(Skipped(shown, "its name is not UTF-8; rename it"))
 
     def _look(self, root: Path) -> Found:
         if not root.is_dir():
@@ -206,8 +214,6 @@ class _Run:
         name = "/".join(part for part in (job.root.name, inside) if part)
         if self._owner.get(name, str(job.path)) != str(job.path):
             name = job.path.as_posix()
-        # A file name may hold bytes that are not text; a name in the book may not.
-        name = name.encode("utf-8", "replace").decode("utf-8")
         self._owner[name] = str(job.path)
         return name
 

@@ -120,6 +120,13 @@ def test_what_became_unreadable_is_dropped_and_reported(book: Book, notes: Path)
     assert "notes/d000.md" not in [d.name for d in book.documents()]
 
 
+def test_a_name_that_is_no_text_is_reported(book: Book, notes: Path) -> None:
+    Path(os.fsdecode(os.fsencode(notes) + b"/gr\xfcn.md")).write_text("green")
+    added = book.add(notes, encoder=ENCODER)
+    assert added.documents == 3
+    assert [s.reason for s in added.skipped] == ["its name is not UTF-8; rename it"]
+
+
 def test_the_store_of_keys_and_values_forgets_removed_passages_alone(book: Book, notes: Path) -> None:
     book.add(notes, encoder=ENCODER)
     for id in ids(book):

@@ -25,8 +25,12 @@ _BLOCK = _words("""
 _TIGHT = frozenset({"li", "dt", "dd", "tr", "br", "caption"})
 """Parted from what stands before by one newline, not by an empty line."""
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_\-]{2,40})", re.IGNORECASE)
+# Elements that stay open until they are closed (others, like <p> and <li>, close themselves).
 _TAG = re.compile(
-    r"<(/?)(div|span|b|i|em|strong|font|section|article|table|ul|ol|blockquote|center|a)\b", re.IGNORECASE
+    r"<(/?)(?:div|span|section|article|main|header|aside|table|ul|ol|dl|blockquote|center|form|fieldset|figure|details"
+    r"|a|b|i|u|s|em|strong|font|code|small|big|tt|strike|nobr|sub|sup|q|cite|label|svg|g|math|template|object"
+    r"|[a-z]+-[\w-]*)(?=[\s/>])",
+    re.IGNORECASE,
 )
 MAX_DEPTH = 2_000
 """The parser's time grows with the square of the depth; 200,000 open `<div>` took it minutes."""
