@@ -1,9 +1,9 @@
 """Text to token ids and back, for the tokenizers of open models.
 
 Text from outside must never become a control token: a document that contains the characters `<|im_end|>` is not
-the end of a turn. So there are two encoders over one definition. `encode` uses one in which control tokens do not
+the end of a turn. So `encode` uses an encoder in which control tokens do not
 exist: they are taken out of the added tokens, renamed in the vocabulary to what no text can spell, and their merges
-dropped. `encode_template` uses the whole one, for text that this program wrote itself.
+dropped. `encode_template` sees the control tokens in text that this program wrote itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,23 @@ class Tokenizer:
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that this program wrote: control tokens in it are control tokens. No BOS is added."""
+        if self._parts_freely:
+            return self._parted(text, str)
         ids: list[int] = self._whole.encode(_sound(text), add_special_tokens=False).ids
+        return ids
+
+    def _parted(self, text: str, restore: Callable[[str], str]) -> list[int]:
+        """Ids of text cut at its control tokens, what lies between them encoded as plain after `restore`."""
+        ids: list[int] = []
+        for place, piece in enumerate(self._spelled.split(text)):
+            ids += [self._ids[piece]] if place % 2 else self.encode(restore(piece)) if piece else []
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out, bytes that are not UTF-8 as U+FFFD."""
         kept = [index for index in ids if index not in self.control_ids]
         if not self._spells_bytes:
-            text: str = self._whole.decode(kept, skip_special_tokens=True)
+            text: str = self._plain.decode(kept, skip_special_tokens=True)
             return text
         text = b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
         return text[1:] if self._strips_space and text.startswith(" ") else text
@@ -186,22 +195,33 @@ class Tokenizer:
             found.append(match[0])
             return f"\ue000{nonce}:{len(found) - 1}\ue001"
 
-        def unmark(match: re.Match[str]) -> str:
-            return found[int(match[1])]
+        def restore(text: str) -> str:
+            return re.sub(f"\ue000{nonce}:(\\d+)\ue001", lambda match: found[int(match[1])], text)
 
         marked = [{**message, "content": self._spelled.sub(mark, _text(message))} for message in messages]
-        ids: list[int] = []
-        for piece in re.split(f"({self._spelled.pattern})", self.render_chat(marked, add_generation_prompt)):
-            text = re.sub(f"\ue000{nonce}:(\\d+)\ue001", unmark, piece)
-            is_control = text == piece and self._ids.get(piece) in self.control_ids
-            ids += [self._ids[piece]] if is_control else self.encode(text)
-        return ids
+        return self._parted(self.render_chat(marked, add_generation_prompt), restore)
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:
         """What spells a control token; longer spellings first, so that one that begins another does not hide it."""
-        spellings = sorted((self._tokens[index] for index in self.control_ids), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
+        spellings = sorted((self._tokens[index] for index in self.control_ids & self._added), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, spellings))})" if spellings else r"((?!))")
+
+    @cached_property
+    def _parts_freely(self) -> bool:
+        """Whether text cut at control tokens by us encodes as text cut by the library, so that one encoder serves.
+
+        True of byte-level tokenizers whose control tokens take no spaces with them and that look at no neighbour.
+        """
+        flags = ("lstrip", "rstrip", "single_word", "normalized")
+        controls = [token for token in self._definition["added_tokens"] if token["id"] in self.control_ids]
+        normalizer = (self._definition.get("normalizer") or {}).get("type")
+        return (
+            "ByteLevel" in self._decoders
+            and normalizer in (None, "NFC")
+            and '"add_prefix_space": true' not in json.dumps(self._definition.get("pre_tokenizer"))
+            and not any(token.get(flag) for token in controls for flag in flags)
+        )
 
     @cached_property
     def _decoders(self) -> frozenset[str]:

@@ -156,6 +156,14 @@ def test_a_message_cannot_end_its_turn(smollm2: Tokenizer, parts: list[str]) -> 
     assert smollm2.decode(ids[start + 1 : end]) == f"user\n{content}"
 
 
+@given(parts=st.lists(st.one_of(st.sampled_from(ODD), TEXT), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_templates_cut_by_us_are_as_cut_by_the_library(smollm2: Tokenizer, parts: list[str]) -> None:
+    text = "".join(parts)
+    assert smollm2._parts_freely
+    assert smollm2.encode_template(text) == smollm2._whole.encode(text, add_special_tokens=False).ids
+
+
 def test_the_template_itself_may(smollm2: Tokenizer) -> None:
     assert smollm2.encode_template("<|im_start|>user")[0] == 1
     assert 2 in smollm2.encode_template("a<|im_end|>b") and 2 not in smollm2.encode("a<|im_end|>b")
