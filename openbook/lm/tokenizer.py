@@ -1,9 +1,9 @@
 """Text to token ids and back, for the tokenizers of open models.
 
 Text from outside must never become a control token: a document that contains the characters `<|im_end|>` is not
-the end of a turn. So `encode` uses an encoder in which control tokens do not
-exist: they are taken out of the added tokens, renamed in the vocabulary to what no text can spell, and their merges
-dropped. `encode_template` sees the control tokens in text that this program wrote itself.
+the end of a turn. So `encode` uses an encoder in which control tokens do not exist: they are
+taken out of the added tokens, renamed in the vocabulary to what no text can spell, and their merges dropped.
+`encode_template` sees the control tokens in text that this program wrote itself.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openbook.errors import Fault
 from openbook.lm.weights import chat
 from openbook.lm.weights.chat import Message
 from openbook.lm.weights.safetensors import read_json
 from openbook.lm.weights.tokenizer_gguf import definition
+from openbook.lm.weights.tokenizer_json import BYTE_OF, build, checked, content_of, template_of, without_control
 
 END_OF_TURN = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"}
@@ -44,7 +44,7 @@ class Tokenizer:
         chat_template: str | None = None,
         where: str = "tokenizer.json",
     ) -> None:
-        self._definition = _checked(definition, where)
+        self._definition = checked(definition, where)
         self._where = where
         self.chat_template = chat_template
         model, added = self._definition["model"], self._definition["added_tokens"]
@@ -74,13 +74,13 @@ class Tokenizer:
             read_json(folder / name) if (folder / name).is_file() else {}
             for name in ("tokenizer_config.json", "generation_config.json", "config.json")
         )
-        ends = [_content(config.get("eos_token")), generation.get("eos_token_id"), model.get("eos_token_id")]
-        bos = _content(config.get("bos_token"))
+        ends = [content_of(config.get("eos_token")), generation.get("eos_token_id"), model.get("eos_token_id")]
+        bos = content_of(config.get("bos_token"))
         return cls(
             read_json(folder / "tokenizer.json"),
             bos=bos if bos is not None else model.get("bos_token_id"),
             eos=[end for some in ends for end in (some if isinstance(some, list) else [some]) if end is not None],
-            chat_template=_template(folder, config),
+            chat_template=template_of(folder, config),
             where=str(folder / "tokenizer.json"),
         )
 
@@ -154,7 +154,7 @@ class Tokenizer:
         if index in self._added or not self._spells_bytes:
             return token.encode()
         if "ByteLevel" in self._decoders:
-            codes = [_BYTE_OF.get(character) for character in token]
+            codes = [BYTE_OF.get(character) for character in token]
             return bytes([code for code in codes if code is not None]) if None not in codes else token.encode()
         if fallback := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token):
             return bytes([int(fallback[1], 16)])
@@ -168,7 +168,7 @@ class Tokenizer:
         """
         if "ByteLevel" not in self._decoders:
             return frozenset()
-        return frozenset(byte for character, byte in _BYTE_OF.items() if character not in self._ids)
+        return frozenset(byte for character, byte in BYTE_OF.items() if character not in self._ids)
 
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The prompt of `messages` (each with `role` and `content`) by the model's chat template.
@@ -239,12 +239,12 @@ class Tokenizer:
 
     @cached_property
     def _whole(self) -> Any:
-        return _build(self._definition, self._where)
+        return build(self._definition, self._where)
 
     @cached_property
     def _plain(self) -> Any:
         """The encoder in which control tokens do not exist."""
-        return _build(_without(self._definition, self.control_ids), self._where)
+        return build(without_control(self._definition, self.control_ids), self._where)
 
 
 class Stream:
@@ -283,64 +283,6 @@ class Stream:
         return new
 
 
-def _build(definition: Mapping[str, Any], where: str) -> Any:
-    """The `tokenizers.Tokenizer` of a definition, without truncation and padding."""
-    from tokenizers import Tokenizer as Backend
-
-    try:
-        backend = Backend.from_str(json.dumps(definition, ensure_ascii=False))
-    # The library raises bare Exception for every fault of a definition.
-    except Exception as error:
-        raise Fault(f"{where} is not a tokenizer that the tokenizers library builds: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _without(definition: Mapping[str, Any], control: frozenset[int]) -> dict[str, Any]:
-    """The definition in which no text can become a token of `control`; all other ids stay as they are."""
-    added, model = definition["added_tokens"], definition["model"]
-    kept = model.get("unk_token")  # what no token spells becomes the unknown token: that is not a control token
-    vocabulary: dict[str, int] = dict(model["vocab"])
-    # Ids of added tokens are given by the vocabulary, so all of them stand in it, the control tokens unspellable.
-    vocabulary.update({token["content"]: token["id"] for token in added})
-    spelled = {token for token, index in vocabulary.items() if index in control}
-    hidden = spelled - {kept}
-    # No cut leaves a space inside a piece of bytes or a word, and SentencePiece has turned spaces into ▁.
-    renamed = {f" control {i}" if token in hidden else token: i for token, i in vocabulary.items()}
-    changed = {**model, "vocab": renamed}
-    if "merges" in model:
-        changed["merges"] = [pair for pair in model["merges"] if spelled.isdisjoint(_pieces(pair))]
-    return {
-        **definition,
-        "added_tokens": [token for token in added if token["id"] not in control],
-        "model": changed,
-    }
-
-
-def _pieces(merge: Any) -> tuple[str, str, str]:
-    left, right = merge if isinstance(merge, list) else merge.split(" ")
-    return left, right, left + right
-
-
-def _checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The definition, once it has the parts that are read here in the form they are read in."""
-    model = definition.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(vocabulary, dict):
-        raise Fault(f"{where}: only tokenizers with a vocabulary of pieces (BPE, WordPiece) are read")
-    if model.get("type", "BPE") not in ("BPE", "WordPiece"):
-        raise Fault(f"{where}: tokenizer model {model['type']!r} is not supported; BPE and WordPiece are")
-    added = definition.get("added_tokens") or []
-    good = isinstance(added, list) and all(
-        isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
-        for token in added
-    )
-    if not good or not all(isinstance(index, int) for index in vocabulary.values()):
-        raise Fault(f"{where}: its vocabulary or its added_tokens are malformed")
-    return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
-
-
 def _sound(text: str) -> str:
     """The text with `?` for lone surrogates, which are no characters and which the library does not take."""
     try:
@@ -350,34 +292,6 @@ def _sound(text: str) -> str:
     return text
 
 
-def _content(token: Any) -> str | None:
-    """A token in tokenizer_config.json is a string or an object with `content`."""
-    value = token.get("content") if isinstance(token, dict) else token
-    return value if isinstance(value, str) else None
-
-
 def _text(message: Message) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else ""
-
-
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, or a field of the config (a list of named ones has a `default`)."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes: printable Latin-1 stands for itself, the others are moved to U+0100 and up."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = [byte for byte in range(256) if byte not in set(printable)]
-    return {**{chr(b): b for b in printable}, **{chr(256 + i): b for i, b in enumerate(moved)}}
-
-
-_BYTE_OF = _byte_alphabet()

@@ -1,0 +1,96 @@
+"""The definition of a tokenizer in the form of `tokenizer.json`: checking it, building it, hiding control tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openbook.errors import Fault
+
+
+def build(definition: Mapping[str, Any], where: str) -> Any:
+    """The `tokenizers.Tokenizer` of a definition, without truncation and padding."""
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_str(json.dumps(definition, ensure_ascii=False))
+    # The library raises bare Exception for every fault of a definition.
+    except Exception as error:
+        raise Fault(f"{where} is not a tokenizer that the tokenizers library builds: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def without_control(definition: Mapping[str, Any], control: frozenset[int]) -> dict[str, Any]:
+    """The definition in which no text can become a token of `control`; all other ids stay as they are."""
+    added, model = definition["added_tokens"], definition["model"]
+    kept = model.get("unk_token")  # what no token spells becomes the unknown token: that is not a control token
+    vocabulary: dict[str, int] = dict(model["vocab"])
+    # Ids of added tokens are given by the vocabulary, so all of them stand in it, the control tokens unspellable.
+    vocabulary.update({token["content"]: token["id"] for token in added})
+    spelled = {token for token, index in vocabulary.items() if index in control}
+    hidden = spelled - {kept}
+    # No cut leaves a space inside a piece of bytes or a word, and SentencePiece has turned spaces into ▁.
+    renamed = {f" control {i}" if token in hidden else token: i for token, i in vocabulary.items()}
+    changed = {**model, "vocab": renamed}
+    if "merges" in model:
+        changed["merges"] = [pair for pair in model["merges"] if spelled.isdisjoint(_pieces(pair))]
+    return {
+        **definition,
+        "added_tokens": [token for token in added if token["id"] not in control],
+        "model": changed,
+    }
+
+
+def _pieces(merge: Any) -> tuple[str, str, str]:
+    left, right = merge if isinstance(merge, list) else merge.split(" ")
+    return left, right, left + right
+
+
+def checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The definition, once it has the parts that are read here in the form they are read in."""
+    model = definition.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocabulary, dict):
+        raise Fault(f"{where}: only tokenizers with a vocabulary of pieces (BPE, WordPiece) are read")
+    if model.get("type", "BPE") not in ("BPE", "WordPiece"):
+        raise Fault(f"{where}: tokenizer model {model['type']!r} is not supported; BPE and WordPiece are")
+    added = definition.get("added_tokens") or []
+    good = isinstance(added, list) and all(
+        isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
+        for token in added
+    )
+    if not good or not all(isinstance(index, int) for index in vocabulary.values()):
+        raise Fault(f"{where}: its vocabulary or its added_tokens are malformed")
+    return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
+
+
+def content_of(token: Any) -> str | None:
+    """A token in tokenizer_config.json is a string or an object with `content`."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def template_of(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, or a field of the config (a list of named ones has a `default`)."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 stands for itself, the others are moved to U+0100 and up."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [byte for byte in range(256) if byte not in set(printable)]
+    return {**{chr(b): b for b in printable}, **{chr(256 + i): b for i, b in enumerate(moved)}}
+
+
+BYTE_OF = _byte_alphabet()
