@@ -75,10 +75,7 @@ class Book:
 
     def encoder(self, given: Embedder | None = None) -> Embedder:
         """The encoder given, else the default one; `BookFault` if the book's vectors are another's."""
-        if given is None:
-            from openbook.lm.encoder import load_encoder
-
-            given = load_encoder()
+        given = given or self._default_encoder
         made, width = self.manifest.encoder, self.manifest.width
         if made is not None and (made, width) != (given.name, given.width):
             raise BookFault(
@@ -86,6 +83,12 @@ class Book:
                 f"(width {given.width}); use {made}, or make a new book"
             )
         return given
+
+    @cached_property
+    def _default_encoder(self) -> Embedder:
+        from openbook.lm.encoder import load_encoder
+
+        return load_encoder()
 
     def documents(self) -> list[Stored]:
         """All documents, by name."""
