@@ -1,0 +1,98 @@
+"""Answers given, kept with their book: `<book>/answers/000001.json`; `home()/last` names the book last asked.
+
+An answer's file is whole or not there. Numbers only grow; the oldest answers leave first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openbook.errors import Fault
+from openbook.home import home
+
+KEPT = 1_000
+HOW = "ask something first: openbook ask QUESTION"
+
+
+def keep(book: Path, answer: Mapping[str, Any]) -> int:
+    """Store an answer's JSON with its book and return its number, from 1. Raises `OSError` where that cannot be."""
+    folder = book / "answers"
+    folder.mkdir(exist_ok=True)
+    with _alone(folder):
+        number = max(numbers(book), default=0) + 1
+        _write(_path(book, number), json.dumps(answer, ensure_ascii=False) + "\n")
+        for old in numbers(book)[:-KEPT]:
+            _path(book, old).unlink(missing_ok=True)
+    last = home() / "last"
+    last.parent.mkdir(parents=True, exist_ok=True)
+    _write(last, os.fsdecode(book.absolute()) + "\n")
+    return number
+
+
+def numbers(book: Path) -> list[int]:
+    """Numbers of the answers kept with a book, oldest first."""
+    return sorted(int(p.stem) for p in (book / "answers").glob("*.json") if p.stem.isdigit())
+
+
+def recall(book: Path, number: int | None = None) -> dict[str, Any]:
+    """The latest answer kept with a book, or the one with a number; `Fault` says what there is instead."""
+    kept = numbers(book)
+    if not kept:
+        raise Fault(f"no answers are kept in {book}; {HOW}")
+    chosen = kept[-1] if number is None else number
+    if chosen not in kept:
+        there = f"answers {kept[0]} to {kept[-1]}" if len(kept) > 1 else f"answer {kept[0]}"
+        raise Fault(f"there is no answer {chosen} in {book}; kept there: {there}")
+    path = _path(book, chosen)
+    try:
+        answer = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Fault(f"{path} is damaged; delete it and ask again") from error
+    if not isinstance(answer, dict) or "tokens" not in answer:
+        raise Fault(f"{path} is not an answer; delete it and ask again")
+    return answer
+
+
+def last_book() -> Path:
+    """The book that was asked last; `Fault` where there is none, or it is gone."""
+    try:
+        book = Path((home() / "last").read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n"))
+    except FileNotFoundError as error:
+        raise Fault(f"nothing was asked yet; {HOW}") from error
+    if not (book / "HEAD").is_file():
+        raise Fault(f"the book last asked, {book}, is gone; name another with --book DIR, or {HOW}")
+    return book
+
+
+def _path(book: Path, number: int) -> Path:
+    return book / "answers" / f"{number:06d}.json"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for other processes that number an answer of this book: each takes milliseconds."""
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, durable; nothing is left behind where that fails."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    fresh = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise

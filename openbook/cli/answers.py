@@ -1,0 +1,212 @@
+"""Commands on answers: `ask`, `why`."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.books import open_for
+from openbook.cli.output import complain, print_json, remark
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.answer.answer import Answer
+    from openbook.answer.ask import Reader
+    from openbook.answer.settings import Settings
+    from openbook.config import Config
+    from openbook.lm.model import LanguageModel
+
+ABSTAINED = 3
+
+Range = dict[str, Any]
+
+
+class Precision(StrEnum):
+    """In which numbers the model computes."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    app.command(epilog="Example:  openbook ask 'Who led the comet team?' --docs notes/ --html why.html")(ask)
+    app.command(epilog="Example:  openbook why --html why.html")(why)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    book: options.Book = None,
+    docs: options.Docs = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="M", help="A name, a .gguf file or a model folder.", show_default="smollm2"
+        ),
+    ] = None,
+    passages: Annotated[
+        int | None, typer.Option(metavar="K", min=1, max=64, help="Passages that may speak.", show_default="5")
+    ] = None,
+    persistence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="τ",
+            min=0,
+            max=1,
+            show_default="0.5",
+            help="How far a passage's past words earn it trust: 0 not at all (RAG-Token), 1 fully (RAG-Sequence).",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.", show_default="96")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BITS",
+            show_default="0",
+            help="Abstain unless a passage makes the question likelier than the model alone does by this much.",
+        ),
+    ] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Answer even where it would abstain.")] = False,
+    cap: Annotated[
+        float | None,
+        typer.Option(metavar="W", min=0, max=1, help="No source weighs more than this.", show_default="0.98"),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", min=0, help="0 takes the likeliest word.", show_default="0")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", min=1, help="Draw from the K likeliest only.")] = None,
+    top_p: Annotated[float | None, typer.Option(metavar="P", min=0, max=1, help="Draw from the likeliest P.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the drawing.", show_default="0")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32.", show_default="auto")
+    ] = None,
+    as_json: options.AsJson = False,
+    html: options.Html = None,
+) -> None:
+    """Answer a question from your documents, and show which passage each word came from.
+
+    Without --book and --docs the book is ./.openbook, made with `openbook add`. Status 3: it abstained, because no
+    passage has enough to do with the question.
+    """  # fmt: skip
+    from openbook.config import load_config
+
+    config = load_config(
+        book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
+        anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        precision=precision.value if precision else None,
+    )  # fmt: skip
+    if not question.strip():
+        raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
+    reader = _reader(config, docs)
+    answer = _write(reader, question, live=not as_json)
+    facts = answer.to_dict()
+    if as_json:
+        print_json(facts)
+    _keep(reader.book.path, facts)
+    if html is not None:
+        _save(facts, html)
+    if answer.abstained:
+        raise typer.Exit(ABSTAINED)
+
+
+def why(
+    number: Annotated[
+        int | None, typer.Argument(metavar="[N]", min=1, help="Which answer of the book; the last if not given.")
+    ] = None,
+    book: Annotated[
+        Path | None,
+        typer.Option("--book", "-b", metavar="DIR", help="The book's folder.", show_default="the book asked last"),
+    ] = None,
+    as_json: options.AsJson = False,
+    html: options.Html = None,
+) -> None:
+    """Show the evidence of the last answer again, or of the N-th of its book."""
+    from openbook.answer.history import last_book, recall
+
+    answer = recall(last_book() if book is None else book.expanduser(), number)
+    if as_json:
+        print_json(answer)
+    elif html is None:
+        _show(answer)
+    if html is not None:
+        _save(answer, html)
+
+
+def settings_of(config: Config) -> Settings:
+    """How to ask: what was set over the library's defaults."""
+    from openbook.answer.settings import Settings
+    from openbook.mix.decode import Sampling
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+
+    sampling = replace(Sampling(), **chosen("temperature", "top_k", "top_p", "seed"))
+    settings = replace(
+        Settings(), sampling=sampling, **chosen("persistence", "passages", "max_tokens", "cap", "margin")
+    )
+    return replace(settings, margin=None) if config.anyway else settings
+
+
+def _reader(config: Config, docs: Path | None) -> Reader:
+    """Book, encoder and model, the model loaded while the book is opened and brought up to date."""
+    from openbook.cli.models import here
+
+    if config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is imported, below
+    name = here(config.model or "smollm2")
+    from openbook.answer.ask import Reader
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_load, name, config)
+        book, encoder = open_for(config, docs)
+        return Reader(book, loading.result(), encoder, settings_of(config))
+
+
+def _load(name: str, config: Config) -> LanguageModel:
+    from openbook.lm.model import load_model
+
+    return load_model(name, precision=config.precision)
+
+
+def _write(reader: Reader, question: str, live: bool) -> Answer:
+    """The answer, shown as it is written where `live`."""
+    from openbook.book.documents import tidy
+
+    answer = reader.ask(tidy(question))
+    if live:
+        _show(answer.to_dict())
+    return answer
+
+
+def _show(answer: dict[str, Any]) -> None:
+    print(answer["answer"] or answer["reason"])
+
+
+def _keep(book: Path, answer: dict[str, Any]) -> None:
+    """Remember the answer for `openbook why`; where that cannot be, the answer was given all the same."""
+    from openbook.answer.history import keep
+
+    try:
+        number = keep(book, answer)
+    except OSError as error:
+        complain(f"this answer is not kept for `openbook why`: {error.strerror or error}")
+        return
+    remark(f"answer {number}; its evidence again: openbook why {number}")
+
+
+def _save(answer: dict[str, Any], path: Path) -> None:
+    from openbook.answer.html import render_html
+
+    path = path.expanduser()
+    path.write_text(render_html(answer), encoding="utf-8", errors="backslashreplace")
+    remark(f"evidence written to {path}")

@@ -1,0 +1,183 @@
+"""Commands on books: `add`, `find`; and which book a command means."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.output import complain, out, plural, print_json, progress_bar, remark
+from openbook.errors import Fault
+from openbook.home import home
+
+if TYPE_CHECKING:
+    from openbook.book.adding import Added
+    from openbook.book.embedder import Embedder
+    from openbook.book.retrieve import Hit
+    from openbook.book.store import Book
+    from openbook.config import Config
+
+SHOWN_SKIPPED = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    app.command(epilog="Example:  openbook add notes/ report.pdf --book work.book")(add)
+    app.command(epilog="Example:  openbook find 'comet team' -k 3")(find)
+
+
+def add(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to read.")],
+    book: options.Book = None,
+) -> None:
+    """Read files and folders into a book; again: update what changed."""
+    from openbook.book.store import open_book
+    from openbook.config import load_config
+
+    config = load_config(book=book)
+    for path in paths:
+        if not os.path.lexists(path.expanduser()):  # before the encoder is loaded, and before a book is made
+            raise Fault(f"{path} does not exist; nothing was added")
+    opened = open_book(config.book)
+    added = _add(opened, paths, encoder(config))
+    print(f"{summary(added)} in {added.seconds:.1f} s; {opened.path} holds {plural(opened.count, 'passage')}")
+
+
+def find(
+    query: Annotated[str, typer.Argument(help="What to look for, in words or as a question.")],
+    book: options.Book = None,
+    docs: options.Docs = None,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many passages.")] = 5,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the passages that fit a query, without asking the model."""
+    from openbook.book.documents import tidy
+    from openbook.config import load_config
+
+    config = load_config(book=book)
+    if not query.strip():
+        raise Fault("the query is empty; say what to look for")
+    opened, embedder = open_for(config, docs)
+    from openbook.book.retrieve import find as search
+
+    hits = search(opened, tidy(query), k, embedder)
+    if as_json:
+        at = {"path": str(opened.path), "version": opened.version}
+        print_json({"query": query, "book": at, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
+    else:
+        _show(hits)
+
+
+def encoder(config: Config) -> Embedder:
+    """The text encoder of the settings, fetched first if it is not here."""
+    from openbook.cli.models import here
+
+    name = here(config.encoder or "minilm")
+    from openbook.lm.encoder import load_encoder
+
+    return load_encoder(name)
+
+
+def open_for(config: Config, docs: Path | None) -> tuple[Book, Embedder]:
+    """The book a command means, and its encoder: the one made of `docs` and brought up to date, else the one set."""
+    from openbook.book.store import open_book
+
+    if docs is not None:
+        return _of_documents(config, docs)
+    if not config.book.expanduser().exists():
+        raise Fault(
+            f"there is no book at {config.book}; make one with: openbook add FOLDER --book {config.book} "
+            "(or ask a folder directly with --docs FOLDER)"
+        )
+    book = open_book(config.book, create=False)
+    return book, encoder(config)
+
+
+def book_for(docs: Path) -> Path:
+    """Where the book of a folder or file given as `--docs` is kept."""
+    whole = Path(os.path.abspath(docs.expanduser()))  # noqa: PTH100  (as the book counts: links stay links)
+    digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
+    return home() / "books" / f"{whole.name or 'root'}-{digest}"
+
+
+def _of_documents(config: Config, docs: Path) -> tuple[Book, Embedder]:
+    from openbook.book.store import open_book
+
+    if not docs.expanduser().exists():
+        raise Fault(f"{docs} does not exist; --docs takes a folder or a file of documents")
+    path = book_for(docs)
+    embedder = encoder(config)
+    with _turn(path):
+        book = open_book(path)
+        added = _add(book, [docs], embedder)
+    if added.documents or added.dropped:
+        complain(summary(added))
+    return book, embedder
+
+
+@contextmanager
+def _turn(book: Path) -> Iterator[None]:
+    """Wait until another `--docs` on the same folder is done: a person with two terminals made no mistake."""
+    book.parent.mkdir(parents=True, exist_ok=True)
+    with book.with_name(book.name + ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _add(book: Book, paths: list[Path], embedder: Embedder) -> Added:
+    with progress_bar() as progress:
+        added = book.add(*paths, encoder=embedder, progress=progress)
+    for skipped in added.skipped[:SHOWN_SKIPPED]:
+        complain(f"skipped {skipped.name}: {skipped.reason}")
+    if len(added.skipped) > SHOWN_SKIPPED:
+        complain(f"skipped {len(added.skipped) - SHOWN_SKIPPED:,} more")
+    for note in added.notes[:SHOWN_SKIPPED]:
+        remark(note)
+    return added
+
+
+def summary(added: Added) -> str:
+    """What an `add` did in one line: `2 documents read, 14 passages, 1 skipped`."""
+    words = [f"{plural(added.documents, 'document')} read", plural(added.passages, "passage")]
+    counts = {"unchanged": added.unchanged, "replaced": added.replaced, "dropped": added.dropped}
+    words += [f"{count:,} {what}" for what, count in counts.items() if count]
+    if added.skipped:
+        words.append(f"{len(added.skipped):,} skipped")
+    return ", ".join(words)
+
+
+def _hit(rank: int, hit: Hit) -> dict[str, Any]:
+    p = hit.passage
+    scores = {"score": hit.score, "dense": hit.dense, "lexical": hit.lexical, "prior": hit.prior}
+    return {
+        "rank": rank,
+        "document": p.document,
+        "title": p.title,
+        "heading": p.heading,
+        "page": p.page,
+        "line": p.line,
+        "span": [p.start, p.end],
+        "text": p.text,
+        **{name: round(value, 6) for name, value in scores.items()},
+    }
+
+
+def _show(hits: list[Hit]) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = out()
+    for rank, hit in enumerate(hits, 1):
+        p = hit.passage
+        place = f"page {p.page}" if p.page is not None else f"line {p.line}"
+        title = Text.assemble((f"{rank} ", "bold"), (p.document, "bold cyan"), (f"  {place}", "dim"))
+        title.append(f"  {hit.score:.2f} (meaning {hit.dense:.2f}, words {hit.lexical:.1f})", "dim")
+        console.print(title)
+        console.print(Padding(Text(p.text), (0, 0, 1, 2)))

@@ -1,0 +1,67 @@
+"""What goes where: answers on standard output, everything about the work on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+
+def out() -> Console:
+    """Standard output; without colours where that is not a terminal."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def one_line(text: object) -> str:
+    """Text as one printable line: names of files may hold newlines and control characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
+
+
+def complain(message: object) -> None:
+    """One line on standard error, always."""
+    print(f"openbook: {one_line(message)}", file=sys.stderr)
+
+
+def remark(message: object) -> None:
+    """One line on standard error where a person watches."""
+    if sys.stderr.isatty():
+        err().print(one_line(message), style="dim", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, in UTF-8 whatever the terminal's encoding is."""
+    # A lone surrogate becomes its escape, which is JSON again.
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def plural(count: int, what: str) -> str:
+    """`1 document`, `2,000 documents`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar on standard error told (done, in all, what); None where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=one_line(what))
+
+        yield tell

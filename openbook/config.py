@@ -1,0 +1,91 @@
+"""Settings of the command line: its options over `OPENBOOK_*` over `openbook.toml` over the defaults.
+
+`OPENBOOK_HOME`, where models and made books are kept, is not one of them: see `openbook.home`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from openbook.errors import Fault
+
+FILE = "openbook.toml"
+PREFIX = "OPENBOOK_"
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class Config(BaseSettings):
+    """Every setting by name. None: the library's own default (`openbook.answer.settings`) stands."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, toml_file=FILE, extra="forbid", frozen=True
+    )
+
+    book: Path = Path(".openbook")
+    model: str | None = None
+    encoder: str | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    persistence: Share | None = None
+    passages: Annotated[int, Field(ge=1, le=64)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    cap: Annotated[Share, Field(gt=0)] | None = None
+    margin: FiniteFloat | None = None
+    anyway: bool = False
+    temperature: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_p: Annotated[Share, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First wins. No `.env`, no secrets folder: nobody asked for them to be read."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_config(**given: Any) -> Config:
+    """The settings; `given` are those of the command line, None where an option was not.
+
+    Raises `Fault` naming the option, variable, or file and key that cannot be used.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Config(**given)
+    except ValidationError as error:
+        raise Fault(_line(error, given)) from error
+    # A broken file: TOML's own errors and undecodable bytes are ValueErrors; both say where.
+    except ValueError as error:
+        raise Fault(f"{Path(FILE).absolute()} is not TOML: {error}") from error
+
+
+def _line(error: ValidationError, given: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, Config.model_fields, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(Config.model_fields)}"
+        return f"{Path(FILE).absolute()}: unknown key {name!r}; {hint}"
+    reason = first["msg"].removeprefix("Input ").strip()
+    return f"{_origin(name, given)} is {first['input']!r}; it {reason}"
+
+
+def _origin(name: str, given: dict[str, Any]) -> str:
+    """What a person typed to set `name`: an option, a variable, a key of the file."""
+    if name in given:
+        return "--" + name.replace("_", "-")
+    variable = next((v for v in os.environ if v.upper() == PREFIX + name.upper()), None)
+    return variable or f"{Path(FILE).absolute()}: {name}"
