@@ -21,7 +21,15 @@ from openbook.lm.weights import chat
 from openbook.lm.weights.chat import Message
 from openbook.lm.weights.safetensors import read_json
 from openbook.lm.weights.tokenizer_gguf import definition
-from openbook.lm.weights.tokenizer_json import BYTE_OF, build, checked, content_of, template_of, without_control
+from openbook.lm.weights.tokenizer_json import (
+    BYTE_OF,
+    build,
+    checked,
+    content_of,
+    decoders,
+    template_of,
+    without_control,
+)
 
 END_OF_TURN = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"}
@@ -225,8 +233,7 @@ class Tokenizer:
 
     @cached_property
     def _decoders(self) -> frozenset[str]:
-        decoder = self._definition.get("decoder") or {}
-        return frozenset(step.get("type", "") for step in decoder.get("decoders", [decoder]))
+        return frozenset(step["type"] for step in decoders(self._definition))
 
     @cached_property
     def _spells_bytes(self) -> bool:

@@ -46,7 +46,9 @@ def render(template: str | None, messages: Sequence[Message], add_generation_pro
         raise
     # A template is a program: any error of Python may come out of it, and each is the template's.
     except Exception as error:
-        raise Fault(f"the chat template of this model failed: {type(error).__name__}: {error}") from error
+        raise Fault(
+            f"the chat template of this model failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def plain(messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -101,7 +103,7 @@ def _ranges() -> Any:
 
 
 def _refuse(message: object) -> NoReturn:
-    raise Fault(f"the chat template refuses these messages: {message}")
+    raise Fault(f"the chat template refuses these messages: {' '.join(str(message).split())}")
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

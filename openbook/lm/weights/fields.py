@@ -26,7 +26,7 @@ class Fields:
 
     def fault(self, name: str, problem: str) -> Fault:
         """A `Fault` about the field `name`."""
-        return Fault(f"{self._where}: {name} {problem}")
+        return Fault(f"{self._where}: {name if name.isprintable() else repr(name)} {problem}")
 
     def take(self, name: str, default: Any = None) -> Any:
         """The value as it is; an explicit null counts as absent."""

@@ -110,7 +110,7 @@ class _Header:
         self._bound("metadata keys", key_count, MAX_KEYS)
         self.metadata: dict[str, Any] = {}
         for _ in range(key_count):
-            key = self._string()
+            key = self._name()
             self._refuse(key in self.metadata, f"names the metadata key {key!r} twice")
             self.metadata[key] = self._value(self._number("I"))
         declared = [self._declaration() for _ in range(tensor_count)]
@@ -161,6 +161,12 @@ class _Header:
         except UnicodeDecodeError as error:
             raise self._fault(f"has a string at byte {self.at - length} that is not UTF-8") from error
 
+    def _name(self) -> str:
+        """A key or the name of a tensor: printable, because messages of one line show it."""
+        name = self._string()
+        self._refuse(not name.isprintable(), f"has the name {name[:80]!r}, which cannot be printed")
+        return name
+
     def _strings(self, count: int) -> list[str]:
         """`count` strings: a vocabulary has 10⁵ of them, so this is one loop and not `_string` again and again."""
         view, at, size, read = self.view, self.at, len(self.view), _LENGTH.unpack_from
@@ -198,7 +204,7 @@ class _Header:
 
     def _declaration(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, kind number and offset in the data, as the file declares a tensor (innermost size first)."""
-        name = self._string()
+        name = self._name()
         dimensions = self._number("I")
         self._refuse(not 1 <= dimensions <= 4, f"gives tensor {name!r} {dimensions} dimensions, not 1 to 4")
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))

@@ -93,7 +93,10 @@ def _half(raw_NB: Bytes, start: int) -> Floats:
 def _nibbles(packed_NP: Bytes, run: int) -> Bytes:
     """Four-bit numbers: of each `run` bytes first all low halves, then all high halves. [N, P] to [N, 2P]."""
     groups = packed_NP.reshape(len(packed_NP), -1, run)
-    return np.stack([groups & 15, groups >> 4], axis=2).reshape(len(packed_NP), -1)
+    out = np.empty((*groups.shape[:2], 2, run), np.uint8)
+    np.bitwise_and(groups, 15, out=out[:, :, 0])
+    np.right_shift(groups, 4, out=out[:, :, 1])
+    return out.reshape(len(packed_NP), -1)
 
 
 def _affine(q_NW: NDArray[Any], scale_N1: Floats, add_N1: Floats | None = None) -> Floats:

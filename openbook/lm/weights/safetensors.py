@@ -53,6 +53,8 @@ class SafetensorsFolder:
         except (OSError, SafetensorError) as error:
             raise Fault(f"{file} is not a whole safetensors file ({error}); download it again") from error
         for name in names:
+            if not name.isprintable():
+                raise Fault(f"{file} names a tensor {name[:80]!r}, which cannot be printed; it is corrupt")
             if name in self.shapes:
                 raise Fault(f"{file} holds tensor {name} a second time; the shards do not belong together")
             piece = handle.get_slice(name)

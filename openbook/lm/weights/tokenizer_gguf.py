@@ -137,7 +137,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], where: str) -> t
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], where: str) -> dict[str, Any]:
     """SentencePiece BPE: spaces are ▁, unknown characters fall back to bytes, merges come from the scores."""
     scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
+    numbers = isinstance(scores, list) and all(isinstance(score, int | float) for score in scores)
+    if not isinstance(scores, list) or not numbers or len(scores) != len(tokens):
         raise Fault(f"{where}: tokenizer.ggml.scores must hold one number for each of {len(tokens)} tokens")
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     known = isinstance(unknown, int) and 0 <= unknown < len(tokens)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from openbook.errors import Fault
+
+MAX_ID = 1 << 24  # the library makes room for every id below the highest
 
 
 def build(definition: Mapping[str, Any], where: str) -> Any:
@@ -18,7 +20,9 @@ def build(definition: Mapping[str, Any], where: str) -> Any:
         backend = Backend.from_str(json.dumps(definition, ensure_ascii=False))
     # The library raises bare Exception for every fault of a definition.
     except Exception as error:
-        raise Fault(f"{where} is not a tokenizer that the tokenizers library builds: {error}") from error
+        raise Fault(
+            f"{where} is not a tokenizer that the tokenizers library builds: {' '.join(str(error).split())}"
+        ) from error
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -36,7 +40,7 @@ def without_control(definition: Mapping[str, Any], control: frozenset[int]) -> d
     # No cut leaves a space inside a piece of bytes or a word, and SentencePiece has turned spaces into ▁.
     renamed = {f" control {i}" if token in hidden else token: i for token, i in vocabulary.items()}
     changed = {**model, "vocab": renamed}
-    if "merges" in model:
+    if model.get("merges"):
         changed["merges"] = [pair for pair in model["merges"] if spelled.isdisjoint(_pieces(pair))]
     return {
         **definition,
@@ -59,13 +63,46 @@ def checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if model.get("type", "BPE") not in ("BPE", "WordPiece"):
         raise Fault(f"{where}: tokenizer model {model['type']!r} is not supported; BPE and WordPiece are")
     added = definition.get("added_tokens") or []
-    good = isinstance(added, list) and all(
-        isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
-        for token in added
-    )
-    if not good or not all(isinstance(index, int) for index in vocabulary.values()):
-        raise Fault(f"{where}: its vocabulary or its added_tokens are malformed")
+    fits = {
+        "vocab": all(_is_id(index) for index in vocabulary.values()),
+        "merges": _listed(model.get("merges") or [], _is_merge),
+        "unk_token": _is_unknown(model.get("unk_token"), vocabulary),
+        "added_tokens": _listed(added, _is_added),
+        "decoder": all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in decoders(definition)),
+        "normalizer": isinstance(definition.get("normalizer") or {}, dict),
+    }
+    for part, good in fits.items():
+        if not good:
+            raise Fault(f"{where}: its {part} is not as a tokenizer.json has it")
     return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
+
+
+def decoders(definition: Mapping[str, Any]) -> list[Any]:
+    """The steps of the decoder, one or a sequence; none where there is no decoder."""
+    decoder = definition.get("decoder")
+    steps = decoder.get("decoders") if isinstance(decoder, dict) and decoder.get("type") == "Sequence" else None
+    return steps if isinstance(steps, list) else [] if decoder is None else [decoder]
+
+
+def _listed(values: object, good: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and all(map(good, values))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_ID
+
+
+def _is_unknown(token: Any, vocabulary: Mapping[str, Any]) -> bool:
+    return token is None or (isinstance(token, str) and token in vocabulary)
+
+
+def _is_merge(merge: Any) -> bool:
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(piece, str) for piece in pair)
+
+
+def _is_added(token: Any) -> bool:
+    return isinstance(token, dict) and _is_id(token.get("id")) and isinstance(token.get("content"), str)
 
 
 def content_of(token: Any) -> str | None:
