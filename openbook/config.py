@@ -18,6 +18,11 @@ from openbook.errors import Fault
 FILE = "openbook.toml"
 PREFIX = "OPENBOOK_"
 
+
+class BadOption(Fault):
+    """A value given on the command line that cannot be used: bad usage."""
+
+
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
@@ -60,32 +65,28 @@ class Config(BaseSettings):
 def load_config(**given: Any) -> Config:
     """The settings; `given` are those of the command line, None where an option was not.
 
-    Raises `Fault` naming the option, variable, or file and key that cannot be used.
+    Raises `BadOption` for an option, `Fault` naming the variable, or the file and key, that cannot be used.
     """
     given = {name: value for name, value in given.items() if value is not None}
     try:
         return Config(**given)
     except ValidationError as error:
-        raise Fault(_line(error, given)) from error
+        raise _fault(error, given) from error
     # A broken file: TOML's own errors and undecodable bytes are ValueErrors; both say where.
     except ValueError as error:
         raise Fault(f"{Path(FILE).absolute()} is not TOML: {error}") from error
 
 
-def _line(error: ValidationError, given: dict[str, Any]) -> str:
+def _fault(error: ValidationError, given: dict[str, Any]) -> Fault:
     first = error.errors()[0]
     name = str(first["loc"][0])
+    file = Path(FILE).absolute()
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, Config.model_fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(Config.model_fields)}"
-        return f"{Path(FILE).absolute()}: unknown key {name!r}; {hint}"
-    reason = first["msg"].removeprefix("Input ").strip()
-    return f"{_origin(name, given)} is {first['input']!r}; it {reason}"
-
-
-def _origin(name: str, given: dict[str, Any]) -> str:
-    """What a person typed to set `name`: an option, a variable, a key of the file."""
+        return Fault(f"{file}: unknown key {name!r}; {hint}")
+    reason = f"is {first['input']!r}; it {first['msg'].removeprefix('Input ')}"
     if name in given:
-        return "--" + name.replace("_", "-")
+        return BadOption(f"--{name.replace('_', '-')} {reason}")
     variable = next((v for v in os.environ if v.upper() == PREFIX + name.upper()), None)
-    return variable or f"{Path(FILE).absolute()}: {name}"
+    return Fault(f"{variable or f'{file}: {name}'} {reason}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,16 +22,7 @@ if TYPE_CHECKING:
     from openbook.lm.model import LanguageModel
 
 ABSTAINED = 3
-
-Range = dict[str, Any]
-
-
-class Precision(StrEnum):
-    """In which numbers the model computes."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
+WRITING = "How it is written"
 
 
 def register(app: typer.Typer) -> None:
@@ -48,62 +37,59 @@ def ask(
     docs: options.Docs = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", metavar="M", help="A name, a .gguf file or a model folder.", show_default="smollm2"
-        ),
+        typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
     ] = None,
-    passages: Annotated[
-        int | None, typer.Option(metavar="K", min=1, max=64, help="Passages that may speak.", show_default="5")
+    passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that may speak, 1 to 64; else 5.")] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="BITS", help="Abstain unless a passage makes the question this much likelier; else 0."),
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", metavar="", help="Never abstain: answer even from passages that do not fit.")
+    ] = False,
     persistence: Annotated[
         float | None,
         typer.Option(
             metavar="τ",
-            min=0,
-            max=1,
-            show_default="0.5",
-            help="How far a passage's past words earn it trust: 0 not at all (RAG-Token), 1 fully (RAG-Sequence).",
+            help="How much a passage's past words earn it trust, 0 (RAG-Token) to 1 (RAG-Sequence); else 0.5.",
+            rich_help_panel=WRITING,
         ),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.", show_default="96")
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            metavar="BITS",
-            show_default="0",
-            help="Abstain unless a passage makes the question likelier than the model alone does by this much.",
-        ),
-    ] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Answer even where it would abstain.")] = False,
     cap: Annotated[
         float | None,
-        typer.Option(metavar="W", min=0, max=1, help="No source weighs more than this.", show_default="0.98"),
+        typer.Option(metavar="W", help="No source weighs more than this; else 0.98.", rich_help_panel=WRITING),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Longest answer; else 96.", rich_help_panel=WRITING)
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", min=0, help="0 takes the likeliest word.", show_default="0")
+        float | None,
+        typer.Option(metavar="T", help="Above 0 words are drawn; else 0: the likeliest.", rich_help_panel=WRITING),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(metavar="K", min=1, help="Draw from the K likeliest only.")] = None,
-    top_p: Annotated[float | None, typer.Option(metavar="P", min=0, max=1, help="Draw from the likeliest P.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the drawing.", show_default="0")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Draw from the K likeliest only.", rich_help_panel=WRITING)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
+    ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32.", show_default="auto")
+        str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.", rich_help_panel=WRITING)
     ] = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
 ) -> None:
     """Answer a question from your documents, and show which passage each word came from.
 
-    Without --book and --docs the book is ./.openbook, made with `openbook add`. Status 3: it abstained, because no
-    passage has enough to do with the question.
-    """  # fmt: skip
-    from openbook.config import load_config
-
-    config = load_config(
+    It abstains, with exit status 3, where no passage has to do with the question.
+    """
+    config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        precision=precision.value if precision else None,
+        precision=precision,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -121,11 +107,11 @@ def ask(
 
 def why(
     number: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=1, help="Which answer of the book; the last if not given.")
+        int | None, typer.Argument(metavar="N", min=1, help="Which answer of the book; else the last.")
     ] = None,
     book: Annotated[
         Path | None,
-        typer.Option("--book", "-b", metavar="DIR", help="The book's folder.", show_default="the book asked last"),
+        typer.Option("--book", "-b", metavar="DIR", help="The book's folder; else the book asked last."),
     ] = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
@@ -161,8 +147,6 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     """Book, encoder and model, the model loaded while the book is opened and brought up to date."""
     from openbook.cli.models import here
 
-    if config.threads:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is imported, below
     name = here(config.model or "smollm2")
     from openbook.answer.ask import Reader
 

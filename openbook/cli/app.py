@@ -15,7 +15,7 @@ from openbook.cli.output import complain
 app = typer.Typer(
     name="openbook",
     help="Answers from your own documents, with the evidence for every word.",
-    epilog="Start with:  openbook ask 'What does the contract say about notice?' --docs contracts/",
+    epilog="Start with:  openbook ask 'Who led the comet team?' --docs docs/",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -36,9 +36,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def openbook(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and stop.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Say the version and stop.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show a traceback when something fails.")] = False,
 ) -> None:
     pass
 
@@ -76,7 +76,8 @@ def _usage(error: typer.TyperException) -> int:
     """Bad usage in one line that says where the help is."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "openbook"
-    message = error.format_message().rstrip(".")
+    # For `BadParameter` without a parameter typer writes "Invalid value: " before what we say.
+    message = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     if message:  # empty where a command without arguments has shown its help
-        complain(f"{message[:1].lower()}{message[1:]}; see: {path} --help")
+        complain(f"{message[0].lower()}{message[1:]}; see: {path} --help")
     return 2

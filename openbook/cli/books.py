@@ -34,17 +34,16 @@ def register(app: typer.Typer) -> None:
 
 
 def add(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to read.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files and folders to read.")],
     book: options.Book = None,
 ) -> None:
     """Read files and folders into a book; again: update what changed."""
-    from openbook.book.store import open_book
-    from openbook.config import load_config
-
-    config = load_config(book=book)
+    config = options.configure(book=book)
     for path in paths:
         if not os.path.lexists(path.expanduser()):  # before the encoder is loaded, and before a book is made
             raise Fault(f"{path} does not exist; nothing was added")
+    from openbook.book.store import open_book
+
     opened = open_book(config.book)
     added = _add(opened, paths, encoder(config))
     print(f"{summary(added)} in {added.seconds:.1f} s; {opened.path} holds {plural(opened.count, 'passage')}")
@@ -58,13 +57,11 @@ def find(
     as_json: options.AsJson = False,
 ) -> None:
     """Find the passages that fit a query, without asking the model."""
-    from openbook.book.documents import tidy
-    from openbook.config import load_config
-
-    config = load_config(book=book)
+    config = options.configure(book=book)
     if not query.strip():
         raise Fault("the query is empty; say what to look for")
     opened, embedder = open_for(config, docs)
+    from openbook.book.documents import tidy
     from openbook.book.retrieve import find as search
 
     hits = search(opened, tidy(query), k, embedder)

@@ -56,9 +56,9 @@ def list_models(as_json: options.AsJson = False) -> None:
 
 @models.command()
 def pull(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A name of `openbook models list`.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that openbook needs to answer.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A name of `openbook models list`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", metavar="", help="All that openbook needs to answer.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Say nothing unless it fails.")] = False,
 ) -> None:
     """Fetch a model and check it; one that is here already is left alone."""
     from openbook.lm.weights.pull import CATALOGUE
