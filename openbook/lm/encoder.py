@@ -52,6 +52,8 @@ class TextEncoder:
         pieces.no_padding()
         pieces.no_truncation()
         self._pieces = pieces
+        self._shortened = type(pieces).from_str(pieces.to_str())
+        self._shortened.enable_truncation(self.max_tokens)
 
     def embed(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
@@ -70,10 +72,7 @@ class TextEncoder:
         return list(self._pieces.encode(text, add_special_tokens=False).offsets)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        encodings = self._pieces.encode_batch([self._bounded(t) for t in texts])
-        for encoding in encodings:
-            encoding.truncate(self.max_tokens)
-        return list(encodings)
+        return list(self._shortened.encode_batch([self._bounded(t) for t in texts]))
 
     def _bounded(self, text: str) -> str:
         # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
