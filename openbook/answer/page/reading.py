@@ -1,0 +1,311 @@
+"""An answer as the faces show it: numbered sources, inked pieces of text, marked places.
+
+The input is the dict of `Answer.to_dict()`, possibly from a file somebody else wrote: every field may be missing, null
+or hostile. What is unusable is left out; the answer's text is always shown whole, once. Offsets are Python's (code
+points), so all slicing happens here and the page's script does none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from openbook.answer.palette import level
+
+Span = tuple[int, int]
+
+_SPACING = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+# C0, C1 and DEL (escape sequences), and the bidi embeddings and overrides that make a name read as another one.
+_CONTROL = re.compile("[\x00-\x08\x0d-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_KINDS = {
+    "closed_book": "The model’s own memory",
+    "neighbours": "Neighbours in the datastore",
+    "faq": "A stored question and answer",
+    "report": "A community report",
+    "model": "A model",
+    "image": "An image",
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A cited place in a passage: what it says, and the citations that point there (none: the text between)."""
+
+    text: str
+    citations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source. `number` is what the reader sees, None for the model's own memory; `hue` indexes the palette."""
+
+    index: int
+    key: str
+    number: int | None
+    name: str
+    place: str
+    heading: str
+    passage: tuple[Mark, ...]
+    prior: float | None
+    refined: float | None
+    responsibility: float | None
+    bits: float | None
+    necessity: float | None
+    sufficiency: float | None
+
+    @property
+    def hue(self) -> int | None:
+        return None if self.number is None else self.number - 1
+
+    @property
+    def folder(self) -> str:
+        """The part of the name that may be faint: up to the last slash."""
+        return self.name[: self.name.rfind("/", 0, -1) + 1]
+
+    @property
+    def file(self) -> str:
+        return self.name[len(self.folder) :]
+
+    @property
+    def cited(self) -> bool:
+        return any(mark.citations for mark in self.passage)
+
+
+@dataclass(frozen=True)
+class Citation:
+    """The `index`-th citation of the answer: which source, and where its sign stands in the answer's text."""
+
+    index: int
+    source: Source
+    end: int
+    responsibility: float | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the answer: one token, or the tokens that make one character together, or text no token covers."""
+
+    text: str
+    tokens: range = range(0)
+    bits: float | None = None
+    source: Source | None = None
+    citations: tuple[Citation, ...] = ()
+
+    @property
+    def level(self) -> int:
+        """How strongly the piece is inked in its source's colour; 0 where the book added next to nothing."""
+        return level(self.bits) if self.source else 0
+
+    @property
+    def lead(self) -> str:
+        """The white space before the word, which is not underlined."""
+        return self.text[: len(self.text) - len(self.text.lstrip())]
+
+    @property
+    def word(self) -> str:
+        return self.text.lstrip() or ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The whole answer, ready to show."""
+
+    question: str
+    text: str
+    abstained: bool
+    reason: str
+    sources: tuple[Source, ...]
+    pieces: tuple[Piece, ...]
+    facts: tuple[tuple[str, str], ...]
+    bits: float | None = field(default=None)
+
+    @property
+    def draft(self) -> bool:
+        """Whether there is a text to show: an abstained answer may repeat its reason as its text."""
+        return bool(self.text.strip()) and not (self.abstained and self.text.strip() == self.reason.strip())
+
+
+def read(answer: Mapping[str, Any]) -> Reading:
+    """The reading of an answer's dict."""
+    raw = text_of(answer.get("answer"))
+    cited = _rows(answer.get("citations"))
+    sources = _sources(_rows(answer.get("sources")), cited)
+    tokens = _rows(answer.get("tokens"))
+    known = [bits for token in tokens if (bits := number(token.get("bits"))) is not None]
+    return Reading(
+        question=clean(text_of(answer.get("question"))),
+        text=clean(raw),
+        abstained=answer.get("abstained") is True,
+        reason=clean(text_of(answer.get("reason"))),
+        sources=sources,
+        pieces=tuple(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)))),
+        facts=tuple(_facts(answer)),
+        bits=sum(known) if known else None,
+    )
+
+
+def clean(text: str) -> str:
+    """Text that is safe to print: no control characters, no bidi overrides, no lone surrogates; lines and tabs stay."""
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", _SPACING.sub(" ", text)))
+
+
+def text_of(value: object) -> str:
+    """A string as it is, null as nothing, anything else as Python writes it."""
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _rows(value: object) -> list[Mapping[str, Any]]:
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, Sequence) else []
+
+
+def _span(value: object, length: int, least: int = 0) -> Span | None:
+    """A span within `[least, length]`, or None."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        return None
+    start, end = value
+    if type(start) is not int or type(end) is not int or not least <= start <= end <= length:
+        return None
+    return start, end
+
+
+def _sources(rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]]) -> tuple[Source, ...]:
+    sources: list[Source] = []
+    count = 0
+    for index, row in enumerate(rows):
+        kind, key = text_of(row.get("kind")), text_of(row.get("id"))
+        own = kind == "closed_book"
+        count += not own
+        name = clean(text_of(row.get("document") or row.get("title"))).strip()
+        page, line = number(row.get("page")), number(row.get("line"))
+        sources.append(
+            Source(
+                index=index,
+                key=key,
+                number=None if own else count,
+                name=(not own and name) or _KINDS.get(kind) or clean(key),
+                place=f"page {page:.0f}" if page is not None else f"line {line:.0f}" if line is not None else "",
+                heading=clean(text_of(row.get("heading"))).strip(),
+                passage=tuple(_passage(row, key, cited)),
+                **{name: number(row.get(name)) for name in ("prior", "refined", "responsibility", "bits")},
+                **{name: number(row.get(name)) for name in ("necessity", "sufficiency")},
+            )
+        )
+    return tuple(sources)
+
+
+def _passage(row: Mapping[str, Any], key: str, cited: list[Mapping[str, Any]]) -> Iterator[Mark]:
+    """The passage cut at every place where a citation begins or ends; overlapping citations share a mark."""
+    text = text_of(row.get("text"))
+    span = row.get("span")
+    first = number(span[0]) if isinstance(span, Sequence) and len(span) == 2 else None
+    places: list[tuple[int, int, int]] = []
+    for index, citation in enumerate(cited):
+        place = _span(citation.get("source_span"), 1 << 62)
+        if place is None or text_of(citation.get("source")) != key:
+            continue
+        start, end = (min(max(at - int(first or 0), 0), len(text)) for at in place)
+        if start < end:
+            places.append((start, end, index))
+    cuts = sorted({0, len(text), *(at for place in places for at in place[:2])})
+    for start, end in pairwise(cuts):
+        inside = tuple(index for begin, stop, index in places if begin <= start and end <= stop)
+        if shown := clean(text[start:end]):
+            yield Mark(shown, inside)
+
+
+def _citations(cited: list[Mapping[str, Any]], sources: tuple[Source, ...], length: int) -> list[Citation]:
+    """The citations of known, numbered sources, in the order of their places in the answer."""
+    by_key = {source.key: source for source in reversed(sources) if source.number is not None}
+    found = []
+    for index, row in enumerate(cited):
+        source, span = by_key.get(text_of(row.get("source"))), _span(row.get("span"), length)
+        if source and span:
+            found.append(Citation(index, source, span[1], number(row.get("responsibility"))))
+    return sorted(found, key=lambda citation: (citation.end, citation.source.index))
+
+
+def _pieces(
+    text: str, tokens: list[Mapping[str, Any]], sources: tuple[Source, ...], citations: list[Citation]
+) -> Iterator[Piece]:
+    """The text cut into tokens, none of it lost, each citation after the piece in which it ends."""
+    left = list(citations)
+
+    def signs(end: int) -> tuple[Citation, ...]:
+        """The citations that end by here, one a source."""
+        ending = [left.pop(0) for _ in range(sum(citation.end <= end for citation in left))]
+        return tuple({citation.source.index: citation for citation in reversed(ending)}.values())[::-1]
+
+    at, waiting = 0, 0
+    for i, token in enumerate(tokens):
+        start, end = _place(text, token, at)
+        if end == start and i + 1 < len(tokens):
+            continue  # a part of a character: it belongs to the token that completes it
+        if at < start:
+            yield Piece(clean(text[at:start]), citations=signs(start))
+        group = range(waiting, i + 1)
+        bits = [value for j in group if (value := number(tokens[j].get("bits"))) is not None]
+        strongest = max(group, key=lambda j: number(tokens[j].get("bits")) or 0.0)
+        source = owner(tokens[strongest].get("responsibility"), sources)
+        yield Piece(clean(text[start:end]), group, sum(bits) if bits else None, source, signs(end))
+        at, waiting = end, i + 1
+    if at < len(text):
+        yield Piece(clean(text[at:]), citations=signs(len(text)))
+
+
+def _place(text: str, token: Mapping[str, Any], at: int) -> Span:
+    """Where the token stands: its span, or, where that is unusable, its text if the answer goes on with it."""
+    if span := _span(token.get("span"), len(text), at):
+        return span
+    written = text_of(token.get("text"))
+    return (at, at + len(written)) if text.startswith(written, at) else (at, at)
+
+
+def owner(responsibility: object, sources: Sequence[Source]) -> Source | None:
+    """Which of the book's sources carried a token most; the model's own memory never inks one."""
+    if not isinstance(responsibility, Mapping):
+        return None
+    shares = [(number(responsibility.get(source.key)) or 0.0, source) for source in sources if source.number]
+    share, source = max(shares, key=lambda pair: pair[0], default=(0.0, None))
+    return source if share > 0 else None
+
+
+def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What made the answer, as label and value: model, book, settings, seed, timings."""
+    if model := clean(text_of(answer.get("model"))):
+        yield "model", model
+    book = answer.get("book")
+    if isinstance(book, Mapping):
+        version = book.get("version")
+        yield "book", clean(text_of(book.get("path"))) + ("" if version is None else f", version {text_of(version)}")
+    for group in ("settings", "timings"):
+        values = answer.get(group)
+        if isinstance(values, Mapping) and values:
+            yield group, " · ".join(_fact(clean(text_of(key)), value) for key, value in values.items())
+        if group == "settings" and answer.get("seed") is not None:
+            yield "seed", clean(text_of(answer.get("seed")))
+
+
+def _fact(key: str, value: object) -> str:
+    amount = number(value)
+    shown = clean(text_of(value)) if amount is None else f"{amount:.4g}"
+    if amount is not None and key.endswith("_ms"):
+        return f"{key[:-3].replace('_', ' ')} {amount:,.0f} ms"
+    if amount is not None and key == "tokens_per_second":
+        return f"{amount:.0f} tokens/s"
+    return f"{key.replace('_', ' ')} {shown}"
