@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import typer
 
 from openbook.cli import options
 from openbook.cli.books import open_for
-from openbook.cli.output import complain, print_json, remark
+from openbook.cli.output import complain, out, print_json, remark
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
-    from openbook.answer.answer import Answer
+    from openbook.answer.answer import Answer, Token
     from openbook.answer.ask import Reader
     from openbook.answer.settings import Settings
+    from openbook.answer.terminal import Stream
     from openbook.config import Config
     from openbook.lm.model import LanguageModel
 
@@ -94,7 +96,7 @@ def ask(
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
     reader = _reader(config, docs)
-    answer = _write(reader, question, live=not as_json)
+    answer = _write(reader, question, show=not as_json)
     facts = answer.to_dict()
     if as_json:
         print_json(facts)
@@ -162,18 +164,31 @@ def _load(name: str, config: Config) -> LanguageModel:
     return load_model(name, precision=config.precision)
 
 
-def _write(reader: Reader, question: str, live: bool) -> Answer:
-    """The answer, shown as it is written where `live`."""
+def _write(reader: Reader, question: str, show: bool) -> Answer:
+    """The answer; where `show`, it is printed with its evidence, on a terminal while it is written."""
+    from openbook.answer.terminal import Stream
     from openbook.book.documents import tidy
 
-    answer = reader.ask(tidy(question))
-    if live:
+    console = out()
+    live = Stream(console) if show and console.is_terminal else None
+    answer = reader.ask(tidy(question), _teller(live))
+    if live is not None:
+        live.finish(answer.to_dict())
+    elif show:
         _show(answer.to_dict())
     return answer
 
 
+def _teller(live: Stream | None) -> Callable[[Token], None] | None:
+    if live is None:
+        return None
+    return lambda token: live.token(token.text, token.responsibility, token.bits)
+
+
 def _show(answer: dict[str, Any]) -> None:
-    print(answer["answer"] or answer["reason"])
+    from openbook.answer.terminal import show
+
+    show(answer, out())
 
 
 def _keep(book: Path, answer: dict[str, Any]) -> None:

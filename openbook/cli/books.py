@@ -176,5 +176,6 @@ def _show(hits: list[Hit]) -> None:
         place = f"page {p.page}" if p.page is not None else f"line {p.line}"
         title = Text.assemble((f"{rank} ", "bold"), (p.document, "bold cyan"), (f"  {place}", "dim"))
         title.append(f"  {hit.score:.2f} (meaning {hit.dense:.2f}, words {hit.lexical:.1f})", "dim")
-        console.print(title)
-        console.print(Padding(Text(p.text), (0, 0, 1, 2)))
+        console.print(title, soft_wrap=True)
+        console.print(Padding(Text(p.text), (0, 0, 0, 2), expand=False))
+        console.print()

@@ -23,6 +23,8 @@ def told(error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has written ^C, and perhaps half a line before it
         complain("stopped; what was stored stays, run again to go on")
         return STOPPED
     complain(_line(error))

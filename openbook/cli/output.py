@@ -13,7 +13,7 @@ from rich.console import Console
 
 def out() -> Console:
     """Standard output; without colours where that is not a terminal."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Console(highlight=False)
 
 
 def err() -> Console:
