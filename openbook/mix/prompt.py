@@ -26,6 +26,7 @@ class Prompt:
     before_question: str = "\n\nQuestion:"
     after_question: str = ""
     before_answer: str = ""
+    examples: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,20 @@ class Framing:
     def _parts(self) -> tuple[str, str, str]:
         """Template text before the passage, unused between, and after the question."""
         prompt = self.prompt
-        content = _PASSAGE + prompt.before_question + _QUESTION + prompt.after_question
-        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        text = self.tokenizer.render_chat([*system, {"role": "user", "content": content}]) + prompt.before_answer
+        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        for passage, question, answer in prompt.examples:
+            messages.append({"role": "user", "content": self._asked(passage, " " + question)})
+            messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": self._asked(_PASSAGE, _QUESTION)})
+        text = self.tokenizer.render_chat(messages) + prompt.before_answer
         before, found, rest = text.partition(_PASSAGE)
         between, found_too, after = rest.partition(_QUESTION)
         if not (found and found_too):
             raise Fault("this model's chat template does not carry the user's message; openbook cannot prompt it")
         return before, between, after
+
+    def _asked(self, passage: str, question: str) -> str:
+        return passage + self.prompt.before_question + question + self.prompt.after_question
 
     def prefix(self, passages: Sequence[str]) -> list[int]:
         """Tokens before the `|`: template, passages (none: the closed book), and the cue for the question."""

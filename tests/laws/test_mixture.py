@@ -17,6 +17,7 @@ from openbook.mix.source import Label
 from openbook.mix.weights import cap_weights, normalise, persist, refine
 
 END = 0
+FEW = st.integers(2, 4)
 
 
 class Markov:
@@ -43,8 +44,8 @@ class Markov:
 
 
 @st.composite
-def chains(draw, sources=st.integers(2, 4), vocabulary=st.integers(2, 4)):
-    S, V = draw(sources), draw(vocabulary)
+def chains(draw, sources=FEW):
+    S, V = draw(sources), draw(FEW)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     sharp = draw(st.sampled_from([0.3, 1.0, 3.0]))
     first = (sharp * torch.randn(S, V, generator=generator)).log_softmax(-1)

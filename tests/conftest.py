@@ -1,0 +1,40 @@
+"""What tests share: a whole language model small enough to run anywhere, with random weights."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers import Tokenizer as Pieces
+from tokenizers.models import BPE
+
+from openbook.lm.backends.torch import TorchRunner
+from openbook.lm.decoder import Decoder
+from openbook.lm.model import LanguageModel
+from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from openbook.lm.tokenizer import Tokenizer
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token a byte, and three control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = Pieces(BPE({c: i for i, c in enumerate(alphabet)}, []))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces.decoder = decoders.ByteLevel()
+    pieces.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
+    return Tokenizer(json.loads(pieces.to_str()), eos=["<|im_end|>"], chat_template=CHAT)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> LanguageModel:
+    """Two layers, GQA, fp32, a token a byte: it writes nonsense, exactly."""
+    tokenizer = byte_tokenizer()
+    layer = LayerSpec(AttentionSpec(4, 2, 8, rope=RopeSpec()), FeedForwardSpec(48))
+    torch.manual_seed(0)
+    decoder = Decoder(ModelSpec(tokenizer.vocabulary, 32, (layer,) * 2, 2048))
+    return LanguageModel("tiny", TorchRunner(decoder), tokenizer, "tiny-fp32")
