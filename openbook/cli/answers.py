@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from openbook.answer.settings import Settings
     from openbook.answer.terminal import Stream
     from openbook.config import Config
-    from openbook.lm.model import LanguageModel
 
 ABSTAINED = 3
 WRITING = "How it is written"
@@ -146,22 +144,15 @@ def settings_of(config: Config) -> Settings:
 
 
 def _reader(config: Config, docs: Path | None) -> Reader:
-    """Book, encoder and model, the model loaded while the book is opened and brought up to date."""
+    """Book, encoder and model, ready. Loading the model in a thread meanwhile gained nothing: Python's lock is held."""
     from openbook.cli.models import here
 
     name = here(config.model or "smollm2")
+    book, encoder = open_for(config, docs)
     from openbook.answer.ask import Reader
-
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(_load, name, config)
-        book, encoder = open_for(config, docs)
-        return Reader(book, loading.result(), encoder, settings_of(config))
-
-
-def _load(name: str, config: Config) -> LanguageModel:
     from openbook.lm.model import load_model
 
-    return load_model(name, precision=config.precision)
+    return Reader(book, load_model(name, precision=config.precision), encoder, settings_of(config))
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:

@@ -11,14 +11,20 @@ from typing import Any
 from rich.console import Console
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with status 1, as after a fault; `openbook.cli.faults` knows better."""
+        raise BrokenPipeError
+
+
 def out() -> Console:
     """Standard output; without colours where that is not a terminal."""
-    return Console(highlight=False)
+    return _Console(highlight=False)
 
 
 def err() -> Console:
     """Standard error."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return _Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def one_line(text: object) -> str:
