@@ -7,7 +7,8 @@ it would get alone (rows do not see each other), for little more than the price 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from openbook.answer.reading import passage_text
 from openbook.answer.settings import Settings
 from openbook.book.retrieve import Hit, find
 from openbook.measure import scores
+from openbook.measure.machine import processor
 from openbook.measure.squad import Question
 from openbook.mix.mixture import Mixture, Weights, log_prior
 from openbook.mix.prompt import Framing
@@ -51,7 +53,8 @@ class Read:
     @property
     def ranked(self) -> list[int]:
         """Hits, the most believed first."""
-        return np.argsort(-self.refined_S, kind="stable").tolist()
+        order: list[int] = np.argsort(-self.refined_S, kind="stable").tolist()
+        return order
 
     @property
     def lift_bits(self) -> float:
@@ -59,6 +62,9 @@ class Read:
         kept = self.ranked[: self.settings.passages]
         return float((self.asked_S[kept].max() - self.asked_closed) / np.log(2))
 
+
+CONCATENATED, CHOSEN = "passages concatenated", "openbook (chosen τ)"
+RANKINGS = ("dense", "fused", "refined")
 
 Way = Callable[[Read], tuple[list[int], Weights]]
 """A way of answering: which rows (hits; −1 is the closed book), under which weights."""
@@ -93,9 +99,7 @@ way("best fused passage")(lambda read: alone(0))
 way("best refined passage")(lambda read: alone(read.ranked[0]))
 way("Token (τ = 0)")(lambda read: mixed(read, 0.0))
 way("Sequence (τ = 1)")(lambda read: mixed(read, 1.0))
-way("openbook (chosen τ)")(lambda read: mixed(read, read.settings.persistence))
-
-CONCATENATED = "passages concatenated"
+way(CHOSEN)(lambda read: mixed(read, read.settings.persistence))
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _race(reader: Reader, rows: Branches, ways: dict[str, tuple[list[int], Weigh
     rows.keep(order)
     log_p_RV = rows.start()
     sizes = [len(chosen) for chosen, _ in ways.values()]
-    groups = [_Rows(size, part) for size, part in zip(sizes, log_p_RV.split(sizes), strict=True)]
+    groups = [_Rows(size, part) for size, part in zip(sizes, torch.split(log_p_RV, sizes), strict=True)]
     mixtures = [Mixture([group], weights) for group, (_, weights) in zip(groups, ways.values(), strict=True)]
     written: list[list[int]] = [[] for _ in mixtures]
     ended = [False] * len(mixtures)
@@ -184,26 +188,51 @@ def _race(reader: Reader, rows: Branches, ways: dict[str, tuple[list[int], Weigh
         if all(ended):
             break
         log_p_RV = rows.step_each([t for t, size in zip(tokens, sizes, strict=True) for _ in range(size)])
-        for group, mixture, token, part in zip(groups, mixtures, tokens, log_p_RV.split(sizes), strict=True):
+        for group, mixture, token, part in zip(groups, mixtures, tokens, torch.split(log_p_RV, sizes), strict=True):
             group.log_p_SV = part
             mixture.advance(token)
     return {name: reader.model.tokenizer.decode(ids).strip() for name, ids in zip(ways, written, strict=True)}
 
 
-def table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Means over the questions: `{"R@1": {"dense": …}, …, "contains": {"closed book": …}, …}`, in per cent."""
-    made: dict[str, dict[str, float]] = {}
-    for k in (1, 5):
-        made[f"R@{k}"] = {
-            kind: 100 * float(np.mean([(o.ranks[kind] or k + 1) <= k for o in outcomes])) for kind in outcomes[0].ranks
-        }
-    for score in SCORES:
-        made[score] = {
-            name: 100 * float(np.mean([o.scored[name][score] for o in outcomes])) for name in outcomes[0].scored
-        }
-    return made
+class Table(TypedDict):
+    """Means over the questions, in per cent; ratios of the chosen way's share of answers that contain a gold one."""
+
+    questions: int
+    book_passages: int
+    machine: str
+    settings: dict[str, object]
+    recall: dict[str, dict[str, float]]
+    answers: dict[str, dict[str, float]]
+    ratios: dict[str, float]
 
 
-def with_settings(reader: Reader, **changes: object) -> Reader:
-    """The same reader under other settings."""
-    return replace(reader, settings=replace(reader.settings, **changes))  # type: ignore[arg-type]
+def table(outcomes: Sequence[Outcome], reader: Reader) -> Table:
+    """The outcomes as a table, with what is needed to make it again."""
+    recall = {f"R@{k}": {kind: _share([_within(o, kind, k) for o in outcomes]) for kind in RANKINGS} for k in (1, 5)}
+    answers = {
+        name: {score: _share([o.scored[name][score] for o in outcomes]) for score in SCORES}
+        for name in outcomes[0].scored
+    }
+    best = answers.get(CHOSEN, {}).get("contains")
+    rivals = {name: by["contains"] for name, by in answers.items() if name != CHOSEN and by["contains"]}
+    ratios = {name: best / value for name, value in rivals.items()} if best is not None else {}
+    runner = reader.model.runner
+    machine = f"{processor()}, {torch.get_num_threads()} threads, {reader.model.name}, {runner.dtype}"
+    return Table(
+        questions=len(outcomes),
+        book_passages=reader.book.count,
+        machine=machine.replace("torch.", ""),
+        settings=reader.settings.summary(),
+        recall=recall,
+        answers=answers,
+        ratios=ratios,
+    )
+
+
+def _within(outcome: Outcome, kind: str, k: int) -> float:
+    rank = outcome.ranks[kind]
+    return float(rank is not None and rank <= k)
+
+
+def _share(values: Sequence[float]) -> float:
+    return 100 * float(np.mean(values))

@@ -7,11 +7,12 @@ import hashlib
 import json
 import random
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openbook.book.adding import Progress
+from openbook.book.embedder import Embedder
 from openbook.book.store import Book, open_book
 from openbook.errors import Fault
 from openbook.home import home
@@ -66,7 +67,7 @@ def _question(entry: dict[str, Any], document: str) -> Question:
     return Question(str(entry["question"]), golds, document)
 
 
-def book_of(squad: Squad, progress: Callable[[int, int, str], None] | None = None) -> Book:
+def book_of(squad: Squad, encoder: Embedder, progress: Progress | None = None) -> Book:
     """The book of a file's paragraphs, one document each; made once and kept under `home()/books`."""
     book = open_book(home() / "books" / f"squad-{squad.digest[:16]}")
     if len(book.documents()) == len(squad.paragraphs):
@@ -74,5 +75,5 @@ def book_of(squad: Squad, progress: Callable[[int, int, str], None] | None = Non
     with tempfile.TemporaryDirectory() as folder:
         for name, text in squad.paragraphs.items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        book.add(folder, progress=progress)
+        book.add(folder, encoder=encoder, progress=progress)
     return book

@@ -1,0 +1,87 @@
+"""Commands that measure: `eval qa`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.answers import settings_of
+from openbook.cli.books import encoder
+from openbook.cli.output import out, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from openbook.measure.qa import Table
+
+group = typer.Typer(no_args_is_help=True, help="Measure answers on a file in a public format.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    group.command(epilog="Example:  openbook eval qa squad-dev-1.1-open.json.gz --questions 200")(qa)
+    app.add_typer(group, name="eval")
+
+
+def qa(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")],
+    questions: Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")] = 200,
+    skip: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")] = 0,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
+    ] = None,
+    passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
+    persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer; else 96.")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """The paragraphs as a book, its questions in every way: closed book, one passage, concatenated, mixed."""
+    config = options.configure(
+        model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, precision=precision
+    )
+    from openbook.measure.squad import book_of, read_squad
+
+    data = read_squad(file)
+    embedder = encoder(config)
+    with progress_bar() as progress:
+        book = book_of(data, embedder, progress)
+    from openbook.cli.models import here
+
+    name = here(config.model or "smollm2")
+    from openbook.answer.ask import Reader
+    from openbook.lm.model import load_model
+    from openbook.measure.qa import measure, table
+
+    reader = Reader(book, load_model(name, precision=config.precision), embedder, settings_of(config))
+    asked = data.sample(questions, skip=skip)
+    outcomes = []
+    with progress_bar() as progress:
+        for outcome in measure(reader, asked):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), len(asked), "questions")
+    made = table(outcomes, reader)
+    if as_json:
+        print_json(made)
+    else:
+        _show(made)
+
+
+def _show(made: Table) -> None:
+    from rich.table import Column
+    from rich.table import Table as Grid
+
+    console = out()
+    console.print(f"{made['questions']} questions, {made['book_passages']} passages; {made['machine']}")
+    console.print(f"settings: {made['settings']}", soft_wrap=True)
+    for k, by in made["recall"].items():
+        cells = "   ".join(f"{kind} {value:.1f}" for kind, value in by.items())
+        console.print(f"{k:<5} {cells}")
+    grid = Grid("way of answering", *(Column(name, justify="right") for name in ("contains", "F1", "EM")))
+    for name, by in made["answers"].items():
+        grid.add_row(name, *(f"{by[score]:.1f}" for score in ("contains", "f1", "exact")))
+    console.print(grid)
+    for name, ratio in made["ratios"].items():
+        console.print(f"openbook over {name}: {ratio:.2f}×")
