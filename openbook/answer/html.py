@@ -1,9 +1,9 @@
 """An answer as one page that needs nothing else: `render_html`.
 
 The text, the sources and their passages are written here, escaped, and readable without the script; the script adds
-what moves. No text of an answer can become markup: Jinja escapes all of it, ids and classes are counters, the data stands
-as JSON in which no character can end the script, and the page's policy allows this style and this script by their
-hashes and nothing else.
+what moves. No text of an answer can become markup: Jinja escapes all of it, ids and classes are counters, the data
+stands as JSON in which no character can end the script, and the page's policy allows this style and this script by
+their hashes and nothing else.
 """
 
 from __future__ import annotations

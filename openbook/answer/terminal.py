@@ -27,7 +27,7 @@ BROADEST = 100
 AROUND = 160
 """Characters of a passage shown on either side of a cited place."""
 SAID = 48
-"""Characters of the answer repeated where its text stands above without signs."""
+"""Columns of the answer repeated where its text stands above without signs."""
 STRONG = 3
 """The level of ink from which a word is underlined as well as coloured."""
 
@@ -186,7 +186,7 @@ def _not_answered(reading: Reading) -> Text:
 def _rest(reading: Reading, console: Console, quote: bool = False) -> None:
     """What stands under the text: sources, cited passages, caveat, facts. `quote` repeats what each citation is for."""
     for source in reading.sources:
-        for line in _lines_of(source, console):
+        for line in _lines_of(source, reading.share(source), console):
             line.rstrip()
             console.print(line, soft_wrap=True)
     if reading.sources:
@@ -203,14 +203,14 @@ def _rest(reading: Reading, console: Console, quote: bool = False) -> None:
     _print(console, Text(" · ".join(facts), "dim"), after=False)
 
 
-def _lines_of(source: Source, console: Console) -> Iterator[Text]:
+def _lines_of(source: Source, share: float | None, console: Console) -> Iterator[Text]:
     """Two lines: number, document and place, share and bits; under them the bar and the weights."""
     width, plain = _width(console), is_plain(console)
     bits = "" if source.bits is None else f"{signed(source.bits)} bits"
-    figures = f" {percent(source.responsibility):>5}{bits:>13}"
+    figures = f" {percent(share):>5}{bits:>13}"
     yield _numbered(source, plain).append(_named(source, width - 4 - len(figures))).append(figures)
     told = weights(source.prior, source.refined)
-    bar = _bar(source.responsibility or 0.0, width - 4 - 2 - 19, console)
+    bar = _bar(share or 0.0, width - 4 - 2 - 19, console)
     yield Text("    ").append(bar, Style() if plain else _colour(source)).append(f"  {told:>19}", "dim")
 
 
@@ -268,8 +268,10 @@ def _said(source: Source, reading: Reading) -> Iterator[str]:
         text += piece.text
         if any(citation.source is source for citation in piece.citations):
             said = " ".join(text.split())
-            end = said[-SAID:]
-            yield said if said == end else "…" + (end[end.find(" ") + 1 :])
+            end = said
+            while cell_len(end) > SAID:
+                end = end[1:]
+            yield said if said == end else "…" + end[end.find(" ") + 1 :]
 
 
 def _trimmed(mark: Mark, first: bool, last: bool) -> str:

@@ -60,6 +60,11 @@ class Source:
     sufficiency: float | None
 
     @property
+    def weight(self) -> float | None:
+        """Its weight once the question was read, else from the search."""
+        return self.prior if self.refined is None else self.refined
+
+    @property
     def hue(self) -> int | None:
         return None if self.number is None else self.number - 1
 
@@ -114,16 +119,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reading:
-    """The whole answer, ready to show."""
+    """The whole answer, ready to show. `weighed`: nothing was written, so a source's share is its weight."""
 
     question: str
     text: str
     abstained: bool
+    weighed: bool
     reason: str
     sources: tuple[Source, ...]
     pieces: tuple[Piece, ...]
     facts: tuple[tuple[str, str], ...]
     bits: float | None = field(default=None)
+
+    def share(self, source: Source) -> float | None:
+        """What a source's bar shows."""
+        return source.weight if self.weighed else source.responsibility
 
     @property
     def draft(self) -> bool:
@@ -142,6 +152,7 @@ def read(answer: Mapping[str, Any]) -> Reading:
         question=clean(text_of(answer.get("question"))),
         text=clean(raw),
         abstained=answer.get("abstained") is True,
+        weighed=not tokens,
         reason=clean(text_of(answer.get("reason"))),
         sources=sources,
         pieces=tuple(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)))),
