@@ -28,7 +28,7 @@
     id: String(source.id),
     hue: rows[i].dataset.hue,
     number: rows[i].dataset.number,
-    name: rows[i].querySelector(".name").textContent,
+    name: rows[i].querySelector(".name bdi").lastChild.textContent, // the file, without its folder
   }));
 
   /** Who carried a token, in the rail's order: [{source, share}], with ids the rail does not know last, in grey. */
