@@ -64,4 +64,4 @@ def stylesheet() -> str:
     light = "; ".join(f"--{name}: {c.light}; --{name}-text: {c.text}" for name, c in named)
     dark = "; ".join(f"--{name}: {c.dark}; --{name}-text: {c.dark}" for name, c in named)
     classes = "\n".join(f".{name} {{ --c: var(--{name}); --ct: var(--{name}-text) }}" for name, _ in named)
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n{classes}\n"
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n{classes}\n"

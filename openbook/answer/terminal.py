@@ -293,7 +293,8 @@ def _width(console: Console) -> int:
 def _print(console: Console, text: Text, indent: int = 0, after: bool = True) -> None:
     """Prints wrapped text without trailing spaces, and an empty line after it."""
     for line in text.wrap(console, max(8, _width(console) - indent)):
-        line.rstrip()
-        console.print(Text(" " * indent) + line, soft_wrap=True)
+        indented = Text(" " * indent).append(line)
+        indented.rstrip()
+        console.print(indented, soft_wrap=True)
     if after:
         console.print()
