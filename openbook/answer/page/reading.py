@@ -307,7 +307,8 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for group in ("settings", "timings"):
         values = answer.get(group)
         if isinstance(values, Mapping) and values:
-            yield group, " · ".join(_fact(clean(text_of(key)), value) for key, value in values.items())
+            told = (_fact(clean(text_of(key)), value) for key, value in values.items() if value is not None)
+            yield group, " · ".join(told)
         if group == "settings" and answer.get("seed") is not None:
             yield "seed", clean(text_of(answer.get("seed")))
 
