@@ -27,12 +27,13 @@ def keep(book: Path, answer: Mapping[str, Any]) -> int:
     folder.mkdir(exist_ok=True)
     with _alone(folder):
         number = max(numbers(book), default=0) + 1
-        _write(_path(book, number), json.dumps(answer, ensure_ascii=False) + "\n")
+        # A lone surrogate becomes its escape, which is JSON again.
+        _write(_path(book, number), json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
         for old in numbers(book)[:-KEPT]:
             _path(book, old).unlink(missing_ok=True)
     last = home() / "last"
     last.parent.mkdir(parents=True, exist_ok=True)
-    _write(last, os.fsdecode(book.absolute()) + "\n")
+    _write(last, os.fsencode(book.absolute()))
     return number
 
 
@@ -63,7 +64,7 @@ def recall(book: Path, number: int | None = None) -> dict[str, Any]:
 def last_book() -> Path:
     """The book that was asked last; `Fault` where there is none, or it is gone."""
     try:
-        book = Path((home() / "last").read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n"))
+        book = Path(os.fsdecode((home() / "last").read_bytes()))
     except FileNotFoundError as error:
         raise Fault(f"nothing was asked yet; {HOW}") from error
     if not (book / "HEAD").is_file():
@@ -83,13 +84,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Replace a file in one step, durable; nothing is left behind where that fails."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

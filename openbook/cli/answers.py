@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.books import open_for
+from openbook.cli.books import check_there, open_for
 from openbook.cli.output import complain, out, print_json, remark
 from openbook.errors import Fault
 
@@ -144,15 +144,21 @@ def settings_of(config: Config) -> Settings:
 
 
 def _reader(config: Config, docs: Path | None) -> Reader:
-    """Book, encoder and model, ready. Loading the model in a thread meanwhile gained nothing: Python's lock is held."""
+    """Book, encoder and model, ready.
+
+    The model comes first: a person whose model is broken should not wait for a folder to be read before that is said.
+    Loading it in a thread meanwhile gained nothing measurable: most of that work holds Python's lock.
+    """
     from openbook.cli.models import here
 
+    check_there(config, docs)
     name = here(config.model or "smollm2")
-    book, encoder = open_for(config, docs)
     from openbook.answer.ask import Reader
     from openbook.lm.model import load_model
 
-    return Reader(book, load_model(name, precision=config.precision), encoder, settings_of(config))
+    model = load_model(name, precision=config.precision)
+    book, encoder = open_for(config, docs)
+    return Reader(book, model, encoder, settings_of(config))
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:

@@ -82,17 +82,24 @@ def encoder(config: Config) -> Embedder:
     return load_encoder(name)
 
 
-def open_for(config: Config, docs: Path | None) -> tuple[Book, Embedder]:
-    """The book a command means, and its encoder: the one made of `docs` and brought up to date, else the one set."""
-    from openbook.book.store import open_book
-
-    if docs is not None:
-        return _of_documents(config, docs)
-    if not config.book.expanduser().exists():
+def check_there(config: Config, docs: Path | None) -> None:
+    """Raise `Fault` where the book or the documents a command means are not there: before anything slow is done."""
+    if docs is not None and not docs.expanduser().exists():
+        raise Fault(f"{docs} does not exist; --docs takes a folder or a file of documents")
+    if docs is None and not config.book.expanduser().exists():
         raise Fault(
             f"there is no book at {config.book}; make one with: openbook add FOLDER --book {config.book} "
             "(or ask a folder directly with --docs FOLDER)"
         )
+
+
+def open_for(config: Config, docs: Path | None) -> tuple[Book, Embedder]:
+    """The book a command means, and its encoder: the one made of `docs` and brought up to date, else the one set."""
+    from openbook.book.store import open_book
+
+    check_there(config, docs)
+    if docs is not None:
+        return _of_documents(config, docs)
     book = open_book(config.book, create=False)
     return book, encoder(config)
 
@@ -107,8 +114,6 @@ def book_for(docs: Path) -> Path:
 def _of_documents(config: Config, docs: Path) -> tuple[Book, Embedder]:
     from openbook.book.store import open_book
 
-    if not docs.expanduser().exists():
-        raise Fault(f"{docs} does not exist; --docs takes a folder or a file of documents")
     path = book_for(docs)
     embedder = encoder(config)
     with _turn(path):
