@@ -19,9 +19,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from openbook.answer.ask import Reader
-from openbook.answer.reading import passage_text
-from openbook.answer.settings import Settings
+from openbook.answer.ask import write
 from openbook.book.retrieve import find
 from openbook.book.store import Book, open_book
 from openbook.home import home
@@ -32,6 +30,8 @@ from openbook.measure.machine import processor
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
+from openbook.mix.reading import Reader, passage_text
+from openbook.mix.settings import Settings
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import Branch, Branches
 
@@ -123,7 +123,7 @@ class Race:
         """One question through all contestants."""
         reader = Reader(self.book, self.model, encoder=self.encoder, settings=self.settings, kept=PrefixStore(1 << 30))
         for name in ("openbook, passages read anew", "openbook, passages kept"):
-            timings = reader.ask(question).timings
+            timings = write(reader, question).timings
             self._note(name, timings["first_token_ms"], timings["tokens_per_second"])
         passage = passage_text(find(self.book, question, 1, self.encoder)[0])
         framing = Framing(self.model.tokenizer, self.settings.prompt)

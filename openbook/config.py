@@ -27,7 +27,7 @@ Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class Config(BaseSettings):
-    """Every setting by name. None: the library's own default (`openbook.answer.settings`) stands."""
+    """Every setting by name. None: the library's own default (`openbook.mix.settings`) stands."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, toml_file=FILE, extra="forbid", frozen=True

@@ -9,11 +9,11 @@ import numpy as np
 
 from openbook.answer.answer import Citation, Source, Token
 from openbook.answer.citations import best_span
-from openbook.answer.reading import Reading
 from openbook.book.sentences import sentences
 from openbook.mix.decode import Step
 from openbook.mix.evidence import Evidence
 from openbook.mix.mixture import Mixture
+from openbook.mix.reading import Reading
 
 LEAST_BITS = 1.0
 """A sentence to which a passage added less is not cited to it: the model would have written it anyway."""

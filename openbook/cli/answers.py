@@ -16,10 +16,10 @@ from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.answer.answer import Answer, Token
-    from openbook.answer.ask import Reader
-    from openbook.answer.settings import Settings
     from openbook.answer.terminal import Stream
     from openbook.config import Config
+    from openbook.mix.reading import Reader
+    from openbook.mix.settings import Settings
 
 ABSTAINED = 3
 WRITING = "How it is written"
@@ -130,8 +130,8 @@ def why(
 
 def settings_of(config: Config) -> Settings:
     """How to ask: what was set over the library's defaults."""
-    from openbook.answer.settings import Settings
     from openbook.mix.decode import Sampling
+    from openbook.mix.settings import Settings
 
     def chosen(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
@@ -153,8 +153,8 @@ def _reader(config: Config, docs: Path | None) -> Reader:
 
     check_there(config, docs)
     name = here(config.model or "smollm2")
-    from openbook.answer.ask import Reader
     from openbook.lm.model import load_model
+    from openbook.mix.reading import Reader
 
     model = load_model(name, precision=config.precision)
     book, encoder = open_for(config, docs)
@@ -163,12 +163,13 @@ def _reader(config: Config, docs: Path | None) -> Reader:
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:
     """The answer; where `show`, it is printed with its evidence, on a terminal while it is written."""
+    from openbook.answer.ask import write
     from openbook.answer.terminal import Stream
     from openbook.book.documents import tidy
 
     console = out()
     live = Stream(console) if show and console.is_terminal else None
-    answer = reader.ask(tidy(question), _teller(live))
+    answer = write(reader, tidy(question), _teller(live))
     if live is not None:
         live.finish(answer.to_dict())
     elif show:

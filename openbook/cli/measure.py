@@ -50,9 +50,9 @@ def qa(
     from openbook.cli.models import here
 
     name = here(config.model or "smollm2")
-    from openbook.answer.ask import Reader
     from openbook.lm.model import load_model
     from openbook.measure.qa import measure, table
+    from openbook.mix.reading import Reader
 
     reader = Reader(book, load_model(name, precision=config.precision), embedder, settings_of(config))
     asked = data.sample(questions, skip=skip)

@@ -7,25 +7,22 @@ it would get alone (rows do not see each other), for little more than the price 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openbook.answer.ask import Reader
-from openbook.answer.reading import passage_text
-from openbook.answer.settings import Settings
-from openbook.book.retrieve import Hit, find
+from openbook.book.retrieve import Hit
+from openbook.lm.cache.prefixes import PrefixStore
 from openbook.measure import scores
 from openbook.measure.machine import processor
 from openbook.measure.squad import Question
-from openbook.mix.mixture import Mixture, Weights, log_prior
-from openbook.mix.prompt import Framing
+from openbook.mix.mixture import Mixture, Weights
+from openbook.mix.reading import Believed, Reader, passage_text
 from openbook.mix.source import Label
-from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
-from openbook.mix.weights import Array, refine
+from openbook.mix.sources.branches import Branch, Branches
 
 SCORES: dict[str, Callable[[str, Sequence[str]], float]] = {
     "contains": scores.contains,
@@ -36,31 +33,15 @@ SCORES: dict[str, Callable[[str, Sequence[str]], float]] = {
 
 @dataclass(frozen=True)
 class Read:
-    """A question read under every hit, last under none: what every way of answering starts from."""
+    """A question read under every hit: what every way of answering starts from."""
 
     hits: tuple[Hit, ...]
-    settings: Settings
-    asked_S: Array
-    asked_closed: float
-    best_dense: int
+    believed: Believed
 
     @property
-    def refined_S(self) -> Array:
-        """Log-weights of the hits after the question."""
-        prior_S = np.log([hit.prior for hit in self.hits])
-        return refine(prior_S, self.asked_S, self.settings.beta)
-
-    @property
-    def ranked(self) -> list[int]:
-        """Hits, the most believed first."""
-        order: list[int] = np.argsort(-self.refined_S, kind="stable").tolist()
-        return order
-
-    @property
-    def lift_bits(self) -> float:
-        """How much likelier the best hit makes the question than the model alone."""
-        kept = self.ranked[: self.settings.passages]
-        return float((self.asked_S[kept].max() - self.asked_closed) / np.log(2))
+    def best_dense(self) -> int:
+        """The hit nearest in meaning alone."""
+        return max(range(len(self.hits)), key=lambda i: self.hits[i].dense)
 
 
 CONCATENATED, CHOSEN = "passages concatenated", "openbook (chosen τ)"
@@ -86,20 +67,18 @@ def alone(row: int) -> tuple[list[int], Weights]:
     return [row], Weights(np.zeros(1))
 
 
-def mixed(read: Read, tau: float) -> tuple[list[int], Weights]:
-    """The kept passages and the closed book, as `ask` mixes them, at this persistence."""
-    kept = read.ranked[: read.settings.passages]
-    prior = log_prior(read.refined_S[kept], read.settings.closed_share)
-    return [*kept, -1], Weights(prior, tau, read.settings.cap)
+def mixed(read: Read, tau: float | None) -> tuple[list[int], Weights]:
+    """The kept passages and the closed book as `ask` mixes them, at this persistence (None: the chosen one)."""
+    return [*read.believed.kept, -1], read.believed.weights(tau)
 
 
 way("closed book")(lambda read: alone(-1))
 way("best dense passage")(lambda read: alone(read.best_dense))
 way("best fused passage")(lambda read: alone(0))
-way("best refined passage")(lambda read: alone(read.ranked[0]))
+way("best refined passage")(lambda read: alone(read.believed.kept[0]))
 way("Token (τ = 0)")(lambda read: mixed(read, 0.0))
 way("Sequence (τ = 1)")(lambda read: mixed(read, 1.0))
-way(CHOSEN)(lambda read: mixed(read, read.settings.persistence))
+way(CHOSEN)(lambda read: mixed(read, None))
 
 
 @dataclass(frozen=True)
@@ -120,33 +99,27 @@ def measure(reader: Reader, questions: Iterable[Question], ways: Sequence[str] |
         yield _measure(reader, question, chosen)
 
 
-@torch.inference_mode()
 def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome:
-    settings = reader.settings
-    hits = find(reader.book, question.text, settings.pool, reader.encoder, temperature=settings.prior_temperature)
-    framing = Framing(reader.model.tokenizer, settings.prompt)
-    branches = [Branch(Label(f"p{i}", "passage"), h.passage.id, (passage_text(h),)) for i, h in enumerate(hits)]
-    rows = Branches(
-        reader.model, framing, [*branches, CLOSED_BOOK], question.text, room=settings.max_tokens, store=reader.kept
-    )
-    asked = rows.question_log_p_S
-    dense = max(range(len(hits)), key=lambda i: hits[i].dense)
-    read = Read(tuple(hits), settings, asked[:-1], float(asked[-1]), dense)
+    hits = reader.find(question.text)
+    rows, believed = reader.read(question.text, hits)
+    read = Read(tuple(hits), believed)
     answers = _race(reader, rows, {name: WAYS[name](read) for name in ways if name in WAYS}, len(hits))
     if CONCATENATED in ways:
-        together = tuple(passage_text(h) for h in hits[: settings.passages])
-        branch = Branch(Label("p0", "passage"), "together", together)
-        one = Branches(reader.model, framing, [branch], question.text, room=settings.max_tokens)
+        together = tuple(passage_text(h) for h in hits[: reader.settings.passages])
+        # Kept nowhere: no other question will put these passages together in this order.
+        one = replace(reader, kept=PrefixStore(0)).branches(
+            question.text, [Branch(Label("p0", "passage"), "together", together)]
+        )
         answers |= _race(reader, one, {CONCATENATED: alone(0)}, 1)
     ranks = {
         "dense": _rank(sorted(hits, key=lambda h: -h.dense), question),
         "fused": _rank(hits, question),
-        "refined": _rank([hits[i] for i in read.ranked], question),
+        "refined": _rank([hits[i] for i in np.argsort(-believed.refined_S, kind="stable")], question),
     }
     scored = {
         name: {score: of(answer, question.golds) for score, of in SCORES.items()} for name, answer in answers.items()
     }
-    return Outcome(question, ranks, read.lift_bits, answers, scored)
+    return Outcome(question, ranks, believed.lift_bits, answers, scored)
 
 
 def _rank(hits: Sequence[Hit], question: Question) -> int | None:

@@ -1,0 +1,122 @@
+"""A book, a model and a question meet: who is kept, how much each is believed, how much they have to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from openbook.book.embedder import Embedder
+from openbook.book.passages import in_place
+from openbook.book.retrieve import Hit, find
+from openbook.book.store import Book
+from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.model import LanguageModel
+from openbook.mix.mixture import Mixture, Weights, log_prior
+from openbook.mix.prompt import Framing
+from openbook.mix.settings import Settings
+from openbook.mix.source import Label
+from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
+from openbook.mix.weights import Array, normalise, refine
+
+MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
+
+
+@dataclass(frozen=True)
+class Believed:
+    """A question read once under every hit and once under the closed book: S hits, natural logs.
+
+    `asked_S` is log p(question | hit), `asked_closed` the same without any; `prior_S` is retrieval's.
+    """
+
+    prior_S: Array
+    asked_S: Array
+    asked_closed: float
+    settings: Settings
+
+    @cached_property
+    def refined_S(self) -> Array:
+        """`π_s · p(x|z_s)^β`, normalised, as logs."""
+        return refine(self.prior_S, self.asked_S, self.settings.beta)
+
+    @cached_property
+    def kept(self) -> list[int]:
+        """The hits that may speak, the most believed first."""
+        order: list[int] = np.argsort(-self.refined_S, kind="stable").tolist()
+        return order[: self.settings.passages]
+
+    def weights(self, tau: float | None = None) -> Weights:
+        """Of the kept hits and, last, the closed book."""
+        prior = log_prior(self.refined_S[self.kept], self.settings.closed_share)
+        return Weights(prior, self.settings.persistence if tau is None else tau, self.settings.cap)
+
+    @property
+    def lift_bits(self) -> float:
+        """How much likelier a kept hit makes the question, at best, than the model alone."""
+        return float((self.asked_S[self.kept].max() - self.asked_closed) / np.log(2))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The kept hits best first, their share of the prior (the closed book's last), the mixture to write with."""
+
+    hits: tuple[Hit, ...]
+    log_retrieved_S: Array
+    mixture: Mixture
+    lift_bits: float
+
+
+@dataclass
+class Reader:
+    """A book, a model and an encoder held ready for many questions.
+
+    `kept` holds the keys and values of passages, in memory and in the book's folder `kv/`, where a passage's go when
+    the passage goes.
+    """
+
+    book: Book
+    model: LanguageModel
+    encoder: Embedder | None = None
+    settings: Settings = field(default_factory=Settings)
+    kept: PrefixStore | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept is None:
+            self.kept = PrefixStore(MEMORY_BYTES, self.book.path / "kv" / self.model.fingerprint, DISK_BYTES)
+        if self.encoder is None and self.book.count:
+            self.encoder = self.book.encoder()
+
+    def find(self, question: str) -> list[Hit]:
+        """The passages to read the question under, best first, with retrieval's prior."""
+        settings = self.settings
+        return find(self.book, question, settings.pool, self.encoder, temperature=settings.prior_temperature)
+
+    def read(self, question: str, hits: Sequence[Hit]) -> tuple[Branches, Believed]:
+        """Run the question under every hit and, last, the closed book, in one batch."""
+        branches = [Branch(Label(f"p{i}", "passage"), h.passage.id, (passage_text(h),)) for i, h in enumerate(hits)]
+        source = self.branches(question, [*branches, CLOSED_BOOK])
+        asked_S = source.question_log_p_S
+        prior_S = np.log([hit.prior for hit in hits])
+        return source, Believed(prior_S, asked_S[:-1], float(asked_S[-1]), self.settings)
+
+    def branches(self, question: str, branches: Sequence[Branch]) -> Branches:
+        """These branches with the question read, ready to write."""
+        framing = Framing(self.model.tokenizer, self.settings.prompt)
+        return Branches(self.model, framing, branches, question, room=self.settings.max_tokens, store=self.kept)
+
+    def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
+        """Read the question, keep the best passages beside the closed book, and stand ready to write."""
+        source, believed = self.read(question, hits)
+        kept = believed.kept
+        labels = [Label(f"p{rank}", "passage") for rank in range(1, len(kept) + 1)]
+        source.keep([*kept, len(hits)], labels=[*labels, CLOSED_BOOK.label])
+        retrieved = log_prior(normalise(believed.prior_S[kept]), self.settings.closed_share)
+        mixture = Mixture([source], believed.weights())
+        return Reading(tuple(hits[i] for i in kept), retrieved, mixture, believed.lift_bits)
+
+
+def passage_text(hit: Hit) -> str:
+    """A passage as it is put before the question: its document's title and section, then its text."""
+    return in_place(hit.passage.title, hit.passage.heading, hit.passage.text)
