@@ -13,6 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from openbook import book as book
+    from openbook import lm as lm
+    from openbook import mix as mix
     from openbook.answer.answer import Answer as Answer
     from openbook.answer.ask import ask as ask
     from openbook.answer.ask import stream as stream
@@ -31,7 +34,9 @@ _HOME = {
     "stream": "openbook.answer.ask",
 }
 
-__all__ = ["Answer", "Fault", "__version__", "ask", "load_model", "open_book", "stream"]
+_ROOMS = ("book", "lm", "mix")
+
+__all__ = ["Answer", "Fault", "__version__", "ask", "book", "lm", "load_model", "mix", "open_book", "stream"]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +44,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("openbook")
+    elif name in _ROOMS:
+        value = import_module(f"{__name__}.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
     else:
