@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from openbook.answer.account import cite, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
+from openbook.book.embedder import Embedder
 from openbook.book.store import Book
 from openbook.errors import Fault
 from openbook.lm.model import LanguageModel, load_model
@@ -34,22 +35,28 @@ def ask(
     *,
     book: Book,
     model: LanguageModel | None = None,
+    encoder: Embedder | None = None,
     settings: Settings | None = None,
     on_token: Callable[[Token], None] | None = None,
 ) -> Answer:
-    """Answer a question from a book, with the default model unless one is given.
+    """Answer a question from a book, with the default model and the book's encoder unless others are given.
 
     For many questions make one `Reader` and `write` with it. Raises `Fault` for an empty question, an empty book, a
     question longer than the context.
     """
-    return write(Reader(book, model or load_model(), settings=settings or Settings()), question, on_token)
+    return write(Reader(book, model or load_model(), encoder, settings or Settings()), question, on_token)
 
 
 def stream(
-    question: str, *, book: Book, model: LanguageModel | None = None, settings: Settings | None = None
+    question: str,
+    *,
+    book: Book,
+    model: LanguageModel | None = None,
+    encoder: Embedder | None = None,
+    settings: Settings | None = None,
 ) -> Iterator[Token]:
-    """The tokens of an answer as they are written."""
-    return _Writing(Reader(book, model or load_model(), settings=settings or Settings()), question).stream()
+    """The tokens of an answer as they are written; as `ask` otherwise."""
+    return _Writing(Reader(book, model or load_model(), encoder, settings or Settings()), question).stream()
 
 
 class _Writing:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openbook.mix.settings import Settings
 from openbook.cli.answers import settings_of
 from openbook.config import BadOption, Config, load_config
 from openbook.errors import Fault
+from openbook.mix.settings import Settings
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model": st.text("abcdefgh/.-", min_size=1, max_size=8),
