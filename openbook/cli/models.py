@@ -50,8 +50,9 @@ def list_models(as_json: options.AsJson = False) -> None:
         ])  # fmt: skip
         return
     for model in CATALOGUE:
-        state = "here" if model.name in present else f"not here; fetch it: openbook models pull {model.name}"
-        print(f"{model.name:10} {model.what}; {model.license}; {state}")
+        print(f"{model.name:8} {'here' if model.name in present else 'not here':9} {model.what}")
+    if len(present) < len(CATALOGUE):
+        print("\nFetch one:  openbook models pull NAME")
 
 
 @models.command()
