@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import complain, out, plural, print_json, progress_bar, remark
+from openbook.cli.output import complain, one_line, out, plural, print_json, progress_bar, remark
 from openbook.errors import Fault
 from openbook.home import home
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from openbook.config import Config
 
 SHOWN_SKIPPED = 20
+BROADEST = 100
+"""Columns of text a line has at most: longer lines are hard to read."""
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +48,8 @@ def add(
 
     opened = open_book(config.book)
     added = _add(opened, paths, encoder(config))
-    print(f"{summary(added)} in {added.seconds:.1f} s; {opened.path} holds {plural(opened.count, 'passage')}")
+    holds = f"{one_line(opened.path)} holds {plural(opened.count, 'passage')}"
+    print(f"{summary(added)} in {added.seconds:.1f} s; {holds}")
 
 
 def find(
@@ -69,7 +72,7 @@ def find(
         at = {"path": str(opened.path), "version": opened.version}
         print_json({"query": query, "book": at, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
     else:
-        _show(hits)
+        show(hits)
 
 
 def encoder(config: Config) -> Embedder:
@@ -171,16 +174,21 @@ def _hit(rank: int, hit: Hit) -> dict[str, Any]:
     }
 
 
-def _show(hits: list[Hit]) -> None:
-    from rich.padding import Padding
+def show(hits: list[Hit]) -> None:
+    """Print the passages found, with their places; nothing in them reaches the terminal as a command."""
     from rich.text import Text
+
+    from openbook.answer.page.reading import clean
 
     console = out()
     for rank, hit in enumerate(hits, 1):
         p = hit.passage
         place = f"page {p.page}" if p.page is not None else f"line {p.line}"
-        title = Text.assemble((f"{rank} ", "bold"), (p.document, "bold cyan"), (f"  {place}", "dim"))
+        title = Text.assemble((f"{rank} ", "bold"), (one_line(p.document), "bold cyan"), (f"  {place}", "dim"))
         title.append(f"  {hit.score:.2f} (meaning {hit.dense:.2f}, words {hit.lexical:.1f})", "dim")
         console.print(title, soft_wrap=True)
-        console.print(Padding(Text(p.text), (0, 0, 0, 2), expand=False))
+        for line in Text(clean(p.text)).wrap(console, max(8, min(console.width, BROADEST) - 2)):
+            indented = Text("  ") + line
+            indented.rstrip()
+            console.print(indented, soft_wrap=True)
         console.print()

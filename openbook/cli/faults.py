@@ -52,6 +52,8 @@ def _of_system(error: OSError) -> str:
         errno.EPERM: "change its permissions, or name another place",
         errno.EROFS: "name a place that can be written",
         errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.EISDIR: "name a file in it",
     }
     remedy = remedies.get(error.errno or 0, "run again with --debug for a traceback")
     return f"{where}{error.strerror or error}; {remedy}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import out, print_json, remark
+from openbook.cli.output import one_line, out, print_json, remark
 
 if TYPE_CHECKING:
     from openbook.lm.spec import ModelSpec
@@ -92,10 +92,11 @@ def show(
         print_json(facts)
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     for key, value in _for_people(facts).items():
-        table.add_row(key, value)
+        table.add_row(key, Text(value, overflow="fold"))
     out().print(table)
 
 
@@ -148,8 +149,8 @@ def _for_people(facts: dict[str, Any]) -> dict[str, str]:
     mlp = facts["feed_forward"]
     kept = facts["kv_bytes_per_token"]
     return {
-        "name": f"{facts['name']} ({facts['what']})",
-        "file": f"{facts['path']} ({facts['format']}, {facts['bytes'] / 2**20:.1f} MiB)",
+        "name": f"{one_line(facts['name'])} ({facts['what']})",
+        "file": f"{one_line(facts['path'])} ({facts['format']}, {facts['bytes'] / 2**20:.1f} MiB)",
         "tensors": ", ".join(f"{count} {kind}" for kind, count in facts["tensors"].items()),
         "parameters": f"{facts['parameters']:,}",
         "stack": f"{facts['layers']} layers, {facts['width']} wide, {facts['vocabulary']:,} words, "

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 import openbook
-from openbook.book import open_book
+from openbook.book import Hit, Passage, open_book
+from openbook.cli.books import show
 from openbook.home import home
 from openbook.lm.weights.pull import CATALOGUE, installed
 
@@ -246,6 +247,16 @@ def test_find_ranks_the_passage_first(run: Run, answer: dict[str, Any]) -> None:
     hits = json.loads(done.stdout)["hits"]
     assert [hit["rank"] for hit in hits] == [1, 2] and hits[0]["document"] == "notes/bridge.txt"
     assert sum(hit["prior"] for hit in hits) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_documents_say_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "red \x1b[31mred\x1b]0;title\x07 [bold]plain[/bold]"
+    passage = Passage("i", "d\n\x1b[2J.txt", "t", None, text, 0, len(text), None, 1)
+    show([Hit(passage, 1.0, 1.0, 1.0)])
+    shown = capsys.readouterr().out
+    assert (
+        "\x1b" not in shown and "\x07" not in shown and "[bold]plain[/bold]" in shown and len(shown.splitlines()) == 3
+    )
 
 
 def test_models_say_what_they_are(run: Run) -> None:
