@@ -252,12 +252,17 @@ def _passage(source: Source, reading: Reading, console: Console, quote: bool) ->
         for said in _said(source, reading):
             _print(console, Text(f"for “{said}”", "dim"), indent=4, after=False)
     body = Text()
+    cited = False
     for i, mark in enumerate(source.passage):
-        if mark.citations:
-            body.append("[[" if plain else "").append(mark.text, colour + Style(underline=not plain))
-            body.append("]]" if plain else "")
+        if plain and cited != bool(mark.citations):  # places of several citations that touch are one place here
+            body.append("]]" if cited else "[[")
+        cited = bool(mark.citations)
+        if cited:
+            body.append(mark.text, colour + Style(underline=not plain))
         else:
             body.append(_trimmed(mark, first=i == 0, last=i == len(source.passage) - 1), "dim")
+    if plain and cited:
+        body.append("]]")
     _print(console, body, indent=4)
 
 
