@@ -9,8 +9,10 @@ Importing this imports nothing else: each name brings its module when it is firs
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from openbook.lazy import names
 
 if TYPE_CHECKING:
     from openbook import book as book
@@ -23,36 +25,14 @@ if TYPE_CHECKING:
     from openbook.errors import Fault as Fault
     from openbook.lm.model import load_model as load_model
 
-    __version__: str
-
-_HOME = {
+_HOMES = {
     "Answer": "openbook.answer.answer",
     "Fault": "openbook.errors",
     "ask": "openbook.answer.ask",
     "load_model": "openbook.lm.model",
     "open_book": "openbook.book.store",
     "stream": "openbook.answer.ask",
+    **{room: f"openbook.{room}" for room in ("book", "lm", "mix")},
 }
-
-_ROOMS = ("book", "lm", "mix")
-
-__all__ = ["Answer", "Fault", "__version__", "ask", "book", "lm", "load_model", "mix", "open_book", "stream"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value: Any = version("openbook")
-    elif name in _ROOMS:
-        value = import_module(f"{__name__}.{name}")
-    elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__version__ = metadata.version("openbook")
+__getattr__, __dir__ = names(__name__, _HOMES)

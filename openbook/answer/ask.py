@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from openbook.answer.account import cite, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
+from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
 from openbook.errors import Fault
@@ -64,7 +65,7 @@ class _Writing:
 
     def __init__(self, reader: Reader, question: str) -> None:
         self.reader = reader
-        self.question = question.strip()
+        self.question = tidy(question).strip()
         if not self.question:
             raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
         self.clock = _Clock()

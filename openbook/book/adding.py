@@ -106,7 +106,7 @@ class _Run:
                 reasons = "".join(f"; {s.name}: {s.reason}" for s in found.skipped[:3])
                 raise BookFault(
                     f"no readable documents in {root} ({found.ignored} files of other kinds{reasons}); "
-                    f"supported: {' '.join(supported())}"
+                    f"Markdown, text, HTML, PDF and source code are read ({len(supported())} endings)"
                 )
             self.added.ignored += found.ignored
             self.added.skipped += found.skipped

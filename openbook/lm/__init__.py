@@ -1,1 +1,30 @@
 """Floor 1: a language model one can read: what it is, how it attends, what it keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openbook.lazy import names
+
+if TYPE_CHECKING:
+    from openbook.lm.stacks import build as build
+    from openbook.lm.encoder import load_encoder as load_encoder
+    from openbook.lm.model import LanguageModel as LanguageModel
+    from openbook.lm.model import load_model as load_model
+    from openbook.lm.spec import AttentionSpec as AttentionSpec
+    from openbook.lm.spec import FeedForwardSpec as FeedForwardSpec
+    from openbook.lm.spec import LayerSpec as LayerSpec
+    from openbook.lm.spec import ModelSpec as ModelSpec
+    from openbook.lm.spec import NormSpec as NormSpec
+    from openbook.lm.spec import RopeSpec as RopeSpec
+
+_HOMES = {
+    "build": "openbook.lm.stacks",
+    "load_encoder": "openbook.lm.encoder",
+    "LanguageModel": "openbook.lm.model",
+    "load_model": "openbook.lm.model",
+    **dict.fromkeys(
+        ("AttentionSpec", "FeedForwardSpec", "LayerSpec", "ModelSpec", "NormSpec", "RopeSpec"), "openbook.lm.spec"
+    ),
+}
+__getattr__, __dir__ = names(__name__, _HOMES)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from openbook.errors import Fault
 from openbook.mix.decode import Sampling
+from openbook.mix.mixture import Weights, log_prior
 from openbook.mix.prompt import Prompt
 
 
@@ -39,8 +43,11 @@ class Settings:
             raise Fault(f"{self.passages} of {self.retrieved} passages are too many; at most 64 of 256")
         if not 1 <= self.max_tokens <= 4096:
             raise Fault(f"max tokens is {self.max_tokens}; it must be from 1 to 4096")
-        if not 0 <= self.persistence <= 1:
-            raise Fault(f"persistence is {self.persistence}; it must be from 0 (Token) to 1 (Sequence)")
+        # What the weights refuse is refused here, before any work is done.
+        Weights(np.zeros(1), self.persistence, self.cap)
+        log_prior(np.zeros(1), self.closed_share)
+        if self.margin is not None and math.isnan(self.margin):
+            raise Fault("the margin is not a number; give bits, or None to answer always")
 
     @property
     def pool(self) -> int:
