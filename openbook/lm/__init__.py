@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from openbook.lazy import names
 
 if TYPE_CHECKING:
-    from openbook.lm.stacks import build as build
     from openbook.lm.encoder import load_encoder as load_encoder
     from openbook.lm.model import LanguageModel as LanguageModel
     from openbook.lm.model import load_model as load_model
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from openbook.lm.spec import ModelSpec as ModelSpec
     from openbook.lm.spec import NormSpec as NormSpec
     from openbook.lm.spec import RopeSpec as RopeSpec
+    from openbook.lm.stacks import build as build
 
 _HOMES = {
     "build": "openbook.lm.stacks",
