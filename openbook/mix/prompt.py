@@ -22,7 +22,7 @@ _PASSAGE, _QUESTION = "\ue0f0passage\ue0f1", "\ue0f0question\ue0f1"
 class Prompt:
     """The words around a passage and a question. Fitted on SQuAD's open half; see docs/log.md."""
 
-    system: str = "You answer questions briefly, from the text given."
+    system: str = "Read the text and answer the question with a short phrase copied from the text."
     before_question: str = "\n\nQuestion:"
     after_question: str = ""
     before_answer: str = ""

@@ -27,7 +27,7 @@ class Settings:
     passages: int = 5
     retrieved: int = 10
     persistence: float = 0.5
-    prior_temperature: float = 0.05
+    prior_temperature: float = 0.06
     beta: float = 0.5
     closed_share: float = 0.05
     cap: float = 0.98
