@@ -60,7 +60,7 @@ def ask(
         typer.Option(metavar="W", help="No source weighs more than this; else 0.98.", rich_help_panel=WRITING),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Longest answer; else 96.", rich_help_panel=WRITING)
+        int | None, typer.Option(metavar="N", help="Longest answer; else 64.", rich_help_panel=WRITING)
     ] = None,
     temperature: Annotated[
         float | None,

@@ -25,8 +25,6 @@ class Prompt:
     system: str = "Read the text and answer the question with a short phrase copied from the text."
     before_question: str = "\n\nQuestion:"
     after_question: str = ""
-    before_answer: str = ""
-    examples: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,29 +44,27 @@ class Framing:
 
     @cached_property
     def _parts(self) -> tuple[str, str, str]:
-        """Template text before the passage, unused between, and after the question."""
+        """Template text before the passage, between passage and question, and after the question."""
         prompt = self.prompt
-        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        for passage, question, answer in prompt.examples:
-            messages.append({"role": "user", "content": self._asked(passage, " " + question)})
-            messages.append({"role": "assistant", "content": answer})
-        messages.append({"role": "user", "content": self._asked(_PASSAGE, _QUESTION)})
-        text = self.tokenizer.render_chat(messages) + prompt.before_answer
+        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        asked = _PASSAGE + prompt.before_question + _QUESTION + prompt.after_question
+        text = self.tokenizer.render_chat([*system, {"role": "user", "content": asked}])
         before, found, rest = text.partition(_PASSAGE)
         between, found_too, after = rest.partition(_QUESTION)
         if not (found and found_too):
             raise Fault("this model's chat template does not carry the user's message; openbook cannot prompt it")
         return before, between, after
 
-    def _asked(self, passage: str, question: str) -> str:
-        return passage + self.prompt.before_question + question + self.prompt.after_question
-
     def prefix(self, passages: Sequence[str]) -> list[int]:
         """Tokens before the `|`: template, passages (none: the closed book), and the cue for the question."""
         before, between, _ = self._parts
         text = "\n\n".join(passages)
         cue = between if text else between.lstrip("\n")
-        return self.tokenizer.encode_template(before) + self.tokenizer.encode(text + cue)
+        opening = self.tokenizer.encode_template(before)
+        begin = self.tokenizer.encode("", special=True)  # BOS where the model wants one; most templates write it
+        if opening[: len(begin)] != begin:
+            opening = begin + opening
+        return opening + self.tokenizer.encode(text + cue)
 
     def suffix(self, question: str) -> Suffix:
         """Tokens after the `|`."""

@@ -32,7 +32,7 @@ class Settings:
     closed_share: float = 0.05
     cap: float = 0.98
     margin: float | None = 0.0
-    max_tokens: int = 96
+    max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     prompt: Prompt = field(default_factory=Prompt)
 

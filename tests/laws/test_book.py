@@ -205,7 +205,7 @@ def test_what_is_no_book_is_refused(tmp_path: Path, notes: Path) -> None:
 
 def test_what_cannot_be_added_is_refused(book: Book, notes: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, words in ((tmp_path / "missing", "does not exist"), (tmp_path / "empty", "Markdown, text, HTML, PDF and source code are read")):
+    for path, words in ((tmp_path / "missing", "does not exist"), (tmp_path / "empty", "Markdown, text, HTML, PDF")):
         with pytest.raises(BookFault, match=words):
             book.add(path, encoder=ENCODER)
     with pytest.raises(BookFault, match="is a book"):
