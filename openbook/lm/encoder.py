@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openbook.lm.cache.dense import Transient
 from openbook.lm.spec import ModelSpec, require
-from openbook.lm.stack import Stack
+from openbook.lm.stack import Stack, pad
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -91,12 +91,7 @@ class TextEncoder:
             yield batch
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        longest = max(map(len, ids))
-        tokens_BT = torch.zeros(len(ids), longest, dtype=torch.long)
-        positions_BT = torch.full((len(ids), longest), -1, dtype=torch.long)
-        for row, sequence in enumerate(ids):
-            tokens_BT[row, : len(sequence)] = torch.tensor(sequence)
-            positions_BT[row, : len(sequence)] = torch.arange(len(sequence))
+        tokens_BT, positions_BT = pad(ids)
         with torch.inference_mode():
             hidden_BTM = self.encoder(tokens_BT.to(self.device), positions_BT.to(self.device))
             real_BT1 = (positions_BT >= 0).to(hidden_BTM)[..., None]

@@ -10,6 +10,7 @@ from torch import Tensor
 from openbook.lm.cache.dense import DenseCache, Prefix
 from openbook.lm.decoder import Decoder
 from openbook.lm.spec import ModelSpec
+from openbook.lm.stack import pad
 
 
 def default_device() -> torch.device:
@@ -64,12 +65,7 @@ class TorchRunner:
         """One forward for all texts, shorter ones padded on the right with tokens nobody sees."""
         if not texts:
             return []
-        longest = max(map(len, texts))
-        tokens_BT = torch.zeros(len(texts), longest, dtype=torch.long)
-        positions_BT = torch.full((len(texts), longest), -1, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens_BT[row, : len(text)] = torch.tensor(text)
-            positions_BT[row, : len(text)] = torch.arange(len(text))
-        cache = DenseCache.of_prefixes(self.spec, [None] * len(texts), longest, self.dtype, self.device)
+        tokens_BT, positions_BT = pad(texts)
+        cache = DenseCache.of_prefixes(self.spec, [None] * len(texts), tokens_BT.shape[1], self.dtype, self.device)
         self.decoder.hidden(tokens_BT.to(self.device), positions_BT.to(self.device), cache)
         return [cache.prefix(row) for row in range(len(texts))]
