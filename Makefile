@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-Q      ?= What does necessity measure?
+Q      ?= Where are fetched models kept?
 DOCS   ?= docs
 
 

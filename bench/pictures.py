@@ -20,7 +20,7 @@ from openbook.answer.html import render_html
 from openbook.answer.terminal import show
 
 HERE = Path(__file__).parent.parent / "docs" / "pictures"
-QUESTION = "What does necessity measure?"
+QUESTION = "Where are fetched models kept?"
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from openbook.errors import Fault
 MAX_FILE_BYTES = 64 * 2**20
 MAX_TEXT_CHARS = 20 * 2**20
 MAX_PAGES = 20_000
+MAX_NAME = 200
+"""Characters of a title or heading that are kept: every passage under it is stored and read with it."""
 
 Kind = Literal["prose", "code", "lines"]
 """How a text falls into units: sentences and paragraphs, definitions, or one record a line."""
@@ -181,7 +183,7 @@ def parse(data: bytes, path: Path, name: str | None = None) -> Document:
         raise Unreadable(error.reason, str(path)) from error
     return Document(
         name=name or path.name,
-        title=(extracted.title or "").strip() or path.stem,
+        title=(extracted.title or "").strip()[:MAX_NAME] or path.stem,
         text=extracted.text,
         page_starts=extracted.page_starts,
         headings=extracted.headings,

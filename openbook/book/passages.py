@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from openbook.book.documents import Document
+from openbook.book.documents import MAX_NAME, Document
 from openbook.book.embedder import TokenCounter
 from openbook.book.sentences import Span, cut_near, sentences, trim
 
@@ -116,7 +116,7 @@ def _sections(document: Document) -> Iterator[tuple[Span, str | None]]:
         if trim(text, body_from, heading.start):
             yield (begin, heading.start), label
             begin = heading.start
-        path = {level: name for level, name in path.items() if level < heading.level} | {heading.level: heading.text}
+        path = {level: name for level, name in path.items() if level < heading.level} | {heading.level: heading.text[:MAX_NAME]}
         label = " > ".join(name for _, name in sorted(path.items()) if name) or None
         body_from = heading.end
     yield (begin, len(text)), label

@@ -155,6 +155,8 @@ def summary(added: Added) -> str:
     words += [f"{count:,} {what}" for what, count in counts.items() if count]
     if added.skipped:
         words.append(f"{len(added.skipped):,} skipped")
+    if added.ignored:
+        words.append(f"{added.ignored:,} of other kinds left out")
     return ", ".join(words)
 
 

@@ -31,7 +31,7 @@ class Settings:
     beta: float = 0.5
     closed_share: float = 0.05
     cap: float = 0.98
-    margin: float | None = 0.0
+    margin: float | None = 5.0
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     prompt: Prompt = field(default_factory=Prompt)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from openbook.book.documents import Extracted, Heading, Unreadable, check_length, reader, tidy
+from openbook.book.documents import MAX_NAME, Extracted, Heading, Unreadable, check_length, reader, tidy
 from openbook.book.readers.plain import decode
 
 
@@ -171,4 +171,6 @@ class _Text:
 
     def finish(self) -> tuple[str, tuple[Heading, ...]]:
         whole = tidy("".join(self._pieces))
-        return whole, tuple(Heading(s, e, level, " ".join(whole[s:e].split())) for s, e, level in self._headings)
+        # Headings may be nested: the text of each is cut, or a page of 20 MB would become thousands of copies.
+        cut = ((s, e, level, whole[s : min(e, s + 2 * MAX_NAME)]) for s, e, level in self._headings)
+        return whole, tuple(Heading(s, e, level, " ".join(text.split())) for s, e, level, text in cut)

@@ -12,8 +12,11 @@ _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _NO_PARAGRAPH = re.compile(r"\s*$| {4}|\t|\s*(?:[-*+>|]|\d+[.)])(?:\s|$)")
-_FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE)
+_FRONT_TITLE = re.compile(r"title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$")
 _RULE = re.compile(r"([=\-`:'\"~^_*+#<>.!$%&(),/;?@\[\]\\{|}])\1{2,}[ \t]*$")
+
+MAX_LINE = 1_000
+"""A longer line is no heading: the patterns that take one apart need time that grows with its square."""
 
 Line = tuple[int, str]
 """Offset of a line's first character, and the line without its newline."""
@@ -27,8 +30,8 @@ def read_markdown(data: bytes) -> Extracted:
     if lines and lines[0][1].rstrip() == "---":
         end = next((i for i, (_, line) in enumerate(lines[1:], 1) if line.rstrip() in ("---", "...")), 0)
         if end:
-            found = _FRONT_TITLE.search(text, 0, lines[end][0])
-            title = found[1] if found else None
+            titles = (_FRONT_TITLE.match(line) for _, line in lines[1:end] if len(line) <= MAX_LINE)
+            title = next((found[1] for found in titles if found), None)
             lines = lines[end + 1 :]
     headings = tuple(markdown_headings(lines))
     return Extracted(text, title or _first(headings), headings=headings, note=note)
@@ -58,7 +61,7 @@ def markdown_headings(lines: Iterable[Line]) -> Iterator[Heading]:
             before = None
         elif mark:
             fence, before = mark[1], None
-        elif atx := _ATX.match(line):
+        elif len(line) <= MAX_LINE and (atx := _ATX.match(line)):
             yield Heading(start, start + len(line), len(atx[1]), _plain(atx[2] or ""))
             before = None
         elif before and (under := _SETEXT.match(line)):
@@ -66,7 +69,7 @@ def markdown_headings(lines: Iterable[Line]) -> Iterator[Heading]:
             before = None
         else:
             # A paragraph of several lines may be a setext heading too, but far oftener a rule follows it.
-            first = before is None and not _NO_PARAGRAPH.match(line)
+            first = before is None and len(line) <= MAX_LINE and not _NO_PARAGRAPH.match(line)
             before = (start, line) if first else None
 
 
@@ -89,7 +92,7 @@ def _rst_headings(lines: list[Line]) -> Iterator[Heading]:
     for i in range(1, len(lines)):
         (start, above), (under, line) = lines[i - 1], lines[i]
         rule = _RULE.match(line)
-        if not rule or not above.strip() or _RULE.match(above) or len(line.rstrip()) < len(above.rstrip()):
+        if not rule or len(above) > MAX_LINE or not above.strip() or _RULE.match(above) or len(line.rstrip()) < len(above.rstrip()):
             continue
         over = i >= 2 and lines[i - 2][1].rstrip() == line.rstrip()
         if not over and (above[0].isspace() or (i >= 2 and lines[i - 2][1].strip())):

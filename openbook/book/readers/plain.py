@@ -34,8 +34,8 @@ def decode(data: bytes) -> tuple[str, str | None]:
         raise Unreadable("looks binary")
     try:
         return tidy(data.decode("utf-8")), None
-    except UnicodeDecodeError:
-        return _decode_other(data)
+    except UnicodeDecodeError as error:
+        return _decode_other(data, error.start)
 
 
 def _unmarked_utf16(sample: bytes) -> str | None:
@@ -49,16 +49,18 @@ def _unmarked_utf16(sample: bytes) -> str | None:
     return "utf-16-be" if even > 0.6 * pairs and odd < 0.05 * pairs else None
 
 
-def _decode_other(data: bytes) -> tuple[str, str]:
+def _decode_other(data: bytes, doubtful: int) -> tuple[str, str]:
+    """Text that is not UTF-8 from byte `doubtful` on."""
     text = data.decode("utf-8", "replace")
     broken = text.count("\ufffd")
-    beyond_ascii = sum(byte >= 0x80 for byte in data[:_SAMPLE])
+    beyond_ascii = len(data) - len(data.decode("ascii", "ignore"))
     # A UTF-8 file cut or patched in a few places is still UTF-8; a guess would garble all of the rest.
     if broken * 20 < beyond_ascii:
         return tidy(text), f"{broken} broken UTF-8 characters shown as \ufffd"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(data[:_SAMPLE]).best()
+    # Guessed from the bytes in doubt: what stands before them may be plain ASCII and says nothing.
+    best = from_bytes(data[max(0, doubtful - 1024) : doubtful + _SAMPLE]).best()
     encoding = best.encoding if best else "cp1252"
     return tidy(data.decode(encoding, "replace")), f"not UTF-8, read as {encoding}"
 

@@ -113,7 +113,9 @@ def locate(name_or_path: str | Path, *, fetch: bool = False, progress: Progress 
         return model.path
     if path.exists() and (model is None or path.suffix == ".gguf" or (path / "config.json").is_file()):
         return path
-    if model is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    # A file that is not there is no name to ask the network for.
+    is_file = path.suffix.lower() in (".gguf", ".safetensors")
+    if model is None and not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _hub(name, fetch)
     if model is None:
         names = ", ".join(f"{model.name} ({model.full_name})" for model in CATALOGUE)
