@@ -42,7 +42,7 @@ def ask(
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that may speak, 1 to 64; else 5.")] = None,
     margin: Annotated[
         float | None,
-        typer.Option(metavar="BITS", help="Abstain unless a passage makes the question this many bits likelier; else 5."),
+        typer.Option(metavar="BITS", help="Abstain unless a passage makes the question so much likelier; else 5."),
     ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", metavar="", help="Never abstain: answer even from passages that do not fit.")
