@@ -116,7 +116,8 @@ def _sections(document: Document) -> Iterator[tuple[Span, str | None]]:
         if trim(text, body_from, heading.start):
             yield (begin, heading.start), label
             begin = heading.start
-        path = {level: name for level, name in path.items() if level < heading.level} | {heading.level: heading.text[:MAX_NAME]}
+        path = {level: name for level, name in path.items() if level < heading.level}
+        path[heading.level] = heading.text[:MAX_NAME]
         label = " > ".join(name for _, name in sorted(path.items()) if name) or None
         body_from = heading.end
     yield (begin, len(text)), label

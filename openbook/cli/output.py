@@ -63,7 +63,8 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    told = TextColumn("{task.description}", markup=False)  # it holds names of files
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), told)
     with Progress(*columns, console=err(), transient=True) as bar:
         task = bar.add_task("", total=None)
 

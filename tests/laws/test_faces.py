@@ -22,6 +22,7 @@ from openbook.answer import palette
 from openbook.answer.html import embedded_json, render_html
 from openbook.answer.page.reading import clean, read
 from openbook.answer.terminal import Stream, show
+from openbook.cli.output import progress_bar
 
 KARLSHOLT = (
     "The Karlsholt observatory stands on the western ridge above Lake Tinn, at 1,140 metres. Its 1.2-metre reflector "
@@ -376,3 +377,17 @@ def test_without_colour_nothing_is_said_by_colour() -> None:
     no_colour = printed(sample(), force_terminal=True, no_color=True, color_system="truecolor")
     assert "Vass[1]" in no_colour and "38;2" not in no_colour
     assert "¹" in printed(sample(), force_terminal=True, color_system="truecolor")
+
+
+def test_a_name_in_the_progress_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file called `[/x].md` is a file like others: it must not end `add`."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    for name in ("[/x].md", "[bold", *HOSTILE):
+        with progress_bar() as tell:
+            assert tell is not None
+            tell(0, 2, name)

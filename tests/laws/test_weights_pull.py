@@ -57,6 +57,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     return tiny
 
 
+@pytest.mark.parametrize("name", ["weights/gone.gguf", "weights/gone.safetensors"])
+def test_a_file_that_is_not_there_is_not_asked_of_a_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_hub", lambda name, fetch: pytest.fail(f"{name} was sent to the hub"))
+    with pytest.raises(Fault, match="no model 'weights/gone"):
+        locate(name, fetch=True)
+
+
 def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 

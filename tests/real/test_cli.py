@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import openbook
-from openbook.book import Hit, Passage, open_book
-from openbook.cli.books import show
+from openbook.book import Added, Hit, Passage, open_book
+from openbook.cli.books import show, summary
 from openbook.home import home
 from openbook.lm.weights.pull import CATALOGUE, installed
 
@@ -183,6 +183,12 @@ def test_what_was_read_and_skipped_is_told(first: Done) -> None:
         (line,) = [line for line in lines if name in line]
         assert line.startswith("openbook: skipped ") and ": " in line
     assert "more than the limit of 64.0 MB" in first.stderr
+
+
+def test_files_without_a_reader_are_counted_aloud() -> None:
+    assert summary(Added(documents=1, passages=2, ignored=3)) == (
+        "1 document read, 2 passages, 3 of other kinds left out"
+    )
 
 
 def test_one_seed_one_answer(run: Run, answer: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openbook.book import Unreadable, read, supported
+from openbook.book import Unreadable, read, split, supported
+from openbook.book.embedder import HashedWords
 from openbook.book.walk import walk
 
 
@@ -122,6 +123,8 @@ def test_too_much_is_refused_with_size_and_limit(tmp_path: Path, monkeypatch: py
         ("彗星团队由莫里斯领导。" * 20, None, "read as gb"),
         ("彗星团队".encode() * 50 + b"\xe5\xbd", "彗星团队" * 50 + "\ufffd", "1 broken UTF-8"),
         (b"a\xff" * 10, None, "not UTF-8"),
+        (b"x " * 40_000 + "“café”".encode() * 50 + b"\xff", "x " * 40_000 + "“café”" * 50 + "\ufffd", "1 broken UTF-8"),
+        (b"x " * 40_000 + "café grün ".encode("latin-1") * 50, "x " * 40_000 + "café grün " * 50, "not UTF-8"),
     ],
 )
 def test_bytes_become_text(tmp_path: Path, data: bytes | str, text: str | None, note: str | None) -> None:
@@ -161,6 +164,36 @@ def test_markdown_and_rst_know_their_headings(tmp_path: Path) -> None:
     assert [(h.level, h.text) for h in document.headings] == [(1, "Install"), (2, "Linux")]
     (tmp_path / "a.rst").write_text("=====\nTitle\n=====\n\n:mod:`json` --- data\n--------------------\n\nText\n")
     assert [(h.level, h.text) for h in read(tmp_path / "a.rst").headings] == [(1, "Title"), (2, "json --- data")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.md", "# a" + " " * 200_000 + "b\n"),
+        ("a.md", "# " + "[" * 200_000 + "\n"),
+        ("a.md", "[" * 200_000 + "\n===\n"),
+        ("a.md", "---\ntitle: a" + " " * 200_000 + "b\n---\ntext\n"),
+        ("a.rst", ":a" * 100_000 + "\n" + "=" * 200_000 + "\n"),
+    ],
+)
+def test_a_line_made_to_be_silly_is_no_heading(tmp_path: Path, name: str, text: str) -> None:
+    """Taken apart as a heading, each of these would cost minutes."""
+    (tmp_path / name).write_text(text)
+    document = read(tmp_path / name)
+    assert document.headings == () and document.title == "a" and document.text == text
+
+
+def test_titles_and_headings_are_short_whatever_the_document_says(tmp_path: Path) -> None:
+    """Every passage is stored and read with them: a title of megabytes would be stored once a passage."""
+    long = "word " * 10_000
+    (tmp_path / "title.html").write_text(f"<title>{long}</title><h1>{long}</h1><p>{long}")
+    nested = "<h1>x<div>" * 50 + "</div></h1>" + long + "</div></h1>" * 49
+    (tmp_path / "nested.html").write_text(nested)
+    for name in ("title.html", "nested.html"):
+        document = read(tmp_path / name)
+        assert len(document.title) <= 200 and all(len(h.text) <= 400 for h in document.headings)
+        pieces = split(document, HashedWords())
+        assert len(pieces) > 10 and all(len(piece.heading or "") <= 1_500 for piece in pieces)
 
 
 def test_a_folder_is_walked_in_order_without_its_junk(tmp_path: Path) -> None:

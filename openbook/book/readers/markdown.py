@@ -92,7 +92,9 @@ def _rst_headings(lines: list[Line]) -> Iterator[Heading]:
     for i in range(1, len(lines)):
         (start, above), (under, line) = lines[i - 1], lines[i]
         rule = _RULE.match(line)
-        if not rule or len(above) > MAX_LINE or not above.strip() or _RULE.match(above) or len(line.rstrip()) < len(above.rstrip()):
+        if not rule or not above.strip() or _RULE.match(above) or len(line.rstrip()) < len(above.rstrip()):
+            continue
+        if len(above) > MAX_LINE:
             continue
         over = i >= 2 and lines[i - 2][1].rstrip() == line.rstrip()
         if not over and (above[0].isspace() or (i >= 2 and lines[i - 2][1].strip())):
