@@ -82,13 +82,13 @@ def cite(text: str, tokens: Sequence[Token], sources: Sequence[Source]) -> tuple
     """
     made = []
     for start, end in sentences(text, 0, len(text)):
-        inside = [t for t in tokens if t.text and start <= t.span[0] < end]
+        inside = [t for t in tokens if t.span[0] < end and t.span[1] > start]
         added = {s.id: sum(t.responsibility[s.id] * max(t.bits or 0.0, 0.0) for t in inside) for s in sources}
         carrier = max((s for s in sources if s.kind == "passage"), key=lambda s: added[s.id], default=None)
         if carrier is None or carrier.text is None or carrier.span is None or added[carrier.id] < LEAST_BITS:
             continue
         if found := best_span(text[start:end], carrier.text):
-            (a, b), _ = found
+            a, b = found
             share = float(np.mean([t.responsibility[carrier.id] for t in inside]))
             place = (carrier.span[0] + a, carrier.span[0] + b)
             made.append(Citation((start, end), carrier.id, place, carrier.text[a:b], share))

@@ -18,9 +18,14 @@ from openbook.mix.reading import Reader, Reading
 from openbook.mix.settings import Settings
 
 
+def tokens_of(reader: Reader, question: str) -> Generator[Token, None, Answer]:
+    """The tokens of an answer as they are written; the generator returns the whole answer."""
+    return _Writing(reader, question).stream()
+
+
 def write(reader: Reader, question: str, on_token: Callable[[Token], None] | None = None) -> Answer:
     """The whole answer to a question; `on_token` is called with each token as it is written."""
-    tokens = _Writing(reader, question).stream()
+    tokens = tokens_of(reader, question)
     while True:
         try:
             token = next(tokens)
@@ -57,7 +62,7 @@ def stream(
     settings: Settings | None = None,
 ) -> Iterator[Token]:
     """The tokens of an answer as they are written; as `ask` otherwise."""
-    return _Writing(Reader(book, model or load_model(), encoder, settings or Settings()), question).stream()
+    return tokens_of(Reader(book, model or load_model(), encoder, settings or Settings()), question)
 
 
 class _Writing:
@@ -79,13 +84,18 @@ class _Writing:
             return self._answer(None, [], [], "nothing in the book matches the question")
         reading = reader.begin(self.question, hits)
         clock.mark("first_token_ms")
-        if reason := self._reason_to_withhold(reading):
-            return self._answer(reading, [], [], reason)
-        steps, tokens = yield from self._write(reading)
-        clock.rate(len(steps))
-        if reader.kept is not None:
-            reader.kept.flush()
-        return self._answer(reading, steps, tokens, None)
+        try:
+            if reason := self._reason_to_withhold(reading):
+                return self._answer(reading, [], [], reason)
+            steps, tokens = yield from self._write(reading)
+            if not steps:
+                return self._answer(reading, [], [], "the model ended its answer before the first word")
+            # The first token was ready with the reading; each later one, and the end token, took a step.
+            clock.rate(min(len(steps), reader.settings.max_tokens - 1))
+            return self._answer(reading, steps, tokens, None)
+        finally:  # also where nobody wanted the rest
+            if reader.kept is not None:
+                reader.kept.flush()
 
     def _reason_to_withhold(self, reading: Reading) -> str | None:
         margin = self.reader.settings.margin
@@ -98,12 +108,12 @@ class _Writing:
 
     def _write(self, reading: Reading) -> Generator[Token, None, tuple[list[Step], list[Token]]]:
         settings, tokenizer, mixture = self.reader.settings, self.reader.model.tokenizer, reading.mixture
-        # Where the question may earn a passage weight, so may a bad one: up to the cap.
-        reach = settings.cap if settings.beta > 0 else None
         pieces, end = tokenizer.stream(), 0
         steps: list[Step] = []
         tokens: list[Token] = []
-        for step in generate(mixture, settings.sampling, tokenizer.eos_ids, settings.max_tokens, reach):
+        for step in generate(
+            mixture, settings.sampling, tokenizer.eos_ids, settings.max_tokens, fixed_prior=settings.beta == 0
+        ):
             text = pieces.push(step.token)
             token = token_of(step, text, end, mixture)
             end += len(text)

@@ -20,6 +20,7 @@ _COMMON = frozenset(
     where how has have had do does did not no he she they we you i his her their our can will would 的 了 是 在 和 有
     """.split()  # noqa: SIM905 a list of words reads better as words
 )
+_BREAK = re.compile(r"(\n[ \t]*\n)")
 _GAP, _LONGEST = 0.15, 400
 
 
@@ -37,15 +38,23 @@ def words(text: str) -> list[Word]:
     return [Word(m[0].casefold(), m.start(), m.end()) for m in _WORD.finditer(text)]
 
 
-def best_span(sentence: str, passage: str) -> tuple[Span, float] | None:
-    """Character span of `passage` that best carries `sentence`, and the share of its words' worth found there.
-
-    None when not one word that says something is shared.
-    """
-    said, read = words(sentence)[:_LONGEST], words(passage)
-    worth = _worths(read)
-    total = sum(worth.get(w.folded, 1.0) for w in said)
+def best_span(sentence: str, passage: str) -> Span | None:
+    """Character span of `passage` that best carries `sentence`, within one paragraph; it ends with a word that says
+    something. None where no such word is shared."""
+    said = words(sentence)[:_LONGEST]
     best, where = 0.0, None
+    start = 0
+    for paragraph in _BREAK.split(passage):  # the breaks are kept, so that offsets can be counted
+        found = _align(said, words(paragraph))
+        if found and found[0] > best:
+            best, where = found[0], (start + found[1][0], start + found[1][1])
+        start += len(paragraph)
+    return where
+
+
+def _align(said: list[Word], read: list[Word]) -> tuple[float, Span] | None:
+    worth = _worths(read)
+    best: tuple[float, Span] | None = None
     # score[j]: the best alignment that ends at read[j−1]; begin[j]: the word it starts with.
     score, begin = [0.0] * (len(read) + 1), list(range(len(read) + 1))
     for word in said:
@@ -53,15 +62,14 @@ def best_span(sentence: str, passage: str) -> tuple[Span, float] | None:
         score, begin = [0.0] * (len(read) + 1), list(range(len(read) + 1))
         for j, other in enumerate(read, start=1):
             choices = [(0.0, j), (above[j] - _GAP, above_begin[j]), (score[j - 1] - _GAP, begin[j - 1])]
-            if word.folded == other.folded:
+            matched = word.folded == other.folded
+            if matched:
                 fresh = above[j - 1] <= 0
                 choices.append((above[j - 1] + worth[word.folded], j - 1 if fresh else above_begin[j - 1]))
             score[j], begin[j] = max(choices, key=lambda c: c[0])
-            if word.folded == other.folded and score[j] > best:
-                best, where = score[j], (read[begin[j]].start, other.end)
-    if where is None or best < 1.0:
-        return None
-    return where, min(1.0, best / total) if total else 0.0
+            if matched and word.folded not in _COMMON and (best is None or score[j] > best[0]):
+                best = score[j], (read[begin[j]].start, other.end)
+    return best
 
 
 def _worths(read: list[Word]) -> dict[str, float]:

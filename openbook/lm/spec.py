@@ -1,7 +1,8 @@
 """What a transformer is, as frozen data.
 
 A model is described, then built. What does not fit together is refused here, when the description is made, with
-the remedy in the message; `forward` never has to ask. Letters of shapes are those of docs/house.md.
+the remedy in the message; `forward` never has to ask. Letters of shapes: H query heads, K key/value
+heads, D head dimension, M model width, V vocabulary, L layers.
 """
 
 from __future__ import annotations

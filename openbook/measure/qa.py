@@ -111,6 +111,8 @@ def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome
             question.text, [Branch(Label("p0", "passage"), "together", together)]
         )
         answers |= _race(reader, one, {CONCATENATED: alone(0)}, 1)
+    if reader.kept is not None:
+        reader.kept.flush()
     ranks = {
         "dense": _rank(sorted(hits, key=lambda h: -h.dense), question),
         "fused": _rank(hits, question),

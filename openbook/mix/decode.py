@@ -42,13 +42,16 @@ class Sampling:
         """One token id; draws exactly one number from `generator` unless greedy."""
         if self.temperature == 0:
             return int(log_p_V.argmax())
-        log_p, tokens = (log_p_V.cpu() / self.temperature).log_softmax(0).sort(descending=True, stable=True)
+        likeliest_first = log_p_V.double().cpu().sort(descending=True, stable=True)
+        tokens = likeliest_first.indices
+        # From the likeliest down, so that no temperature, however small, makes them all impossible.
+        log_p = ((likeliest_first.values - likeliest_first.values[0]) / self.temperature).log_softmax(0)
         keep = len(log_p) if self.top_k is None else min(self.top_k, len(log_p))
         if self.top_p is not None:
             # The fewest likeliest tokens whose mass reaches top-p: those before which less than top-p had come.
             before = log_p.exp().cumsum(0) - log_p.exp()
             keep = min(keep, max(1, int((before < self.top_p).sum())))
-        p = log_p[:keep].softmax(0).double()
+        p = log_p[:keep].softmax(0)
         drawn = torch.rand(1, generator=generator, dtype=torch.float64)
         return int(tokens[min(int((p.cumsum(0) <= drawn).sum()), keep - 1)])
 
@@ -65,21 +68,22 @@ class Step:
 
 
 def generate(
-    mixture: Mixture, sampling: Sampling, stop: Collection[int], max_tokens: int, certificate_cap: float | None = None
+    mixture: Mixture, sampling: Sampling, stop: Collection[int], max_tokens: int, *, fixed_prior: bool = False
 ) -> Iterator[Step]:
     """Tokens until one of `stop` (which is not given out) or `max_tokens`.
 
-    `certificate_cap`: see `certificate.certify`; certificates exist for τ = 0 only and are None otherwise.
+    With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and greedy choices, tokens are certified.
     """
     generator = sampling.generator()
+    certifiable = fixed_prior and mixture.weights.tau == 0 and sampling.temperature == 0
     for index in range(max_tokens):
         log_mix_V = mixture.distribution()
         token = sampling.pick(log_mix_V, generator)
         if token in stop:
             return
         certified = None
-        if mixture.weights.tau == 0:
-            certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels, certificate_cap)
+        if certifiable:
+            certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels)
         yield Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
         if index + 1 < max_tokens:
             mixture.advance(token)

@@ -14,6 +14,9 @@ from functools import cached_property
 from openbook.errors import Fault
 from openbook.lm.tokenizer import Tokenizer
 
+PASSAGE_TOKENS = 512
+"""Of each passage at most so many tokens are put before a question."""
+
 # Stand-ins that no template and no document contains; private-use characters.
 _PASSAGE, _QUESTION = "\ue0f0passage\ue0f1", "\ue0f0question\ue0f1"
 
@@ -55,16 +58,27 @@ class Framing:
             raise Fault("this model's chat template does not carry the user's message; openbook cannot prompt it")
         return before, between, after
 
-    def prefix(self, passages: Sequence[str]) -> list[int]:
-        """Tokens before the `|`: template, passages (none: the closed book), and the cue for the question."""
-        before, between, _ = self._parts
+    def prefix(self, passages: Sequence[str], limit: int = PASSAGE_TOKENS) -> list[int]:
+        """Tokens before the `|`: template, passages (none: the closed book), and the cue for the question.
+
+        Of the passages no more than `limit` tokens are read: a script the model was not made for can take several
+        tokens a character.
+        """
+        _, between, _ = self._parts
         text = "\n\n".join(passages)
         cue = between if text else between.lstrip("\n")
-        opening = self.tokenizer.encode_template(before)
-        begin = self.tokenizer.encode("", special=True)  # BOS where the model wants one; most templates write it
-        if opening[: len(begin)] != begin:
-            opening = begin + opening
-        return opening + self.tokenizer.encode(text + cue)
+        body = self.tokenizer.encode(text + cue)
+        if len(body) > limit + len(self.tokenizer.encode(cue)):
+            body = self.tokenizer.encode(text)[:limit] + self.tokenizer.encode(cue)
+        return [*self._opening, *body]
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """The template's beginning, after a BOS where the model wants one; most templates write it themselves."""
+        opening = self.tokenizer.encode_template(self._parts[0])
+        bos = self.tokenizer.bos_id
+        wanted = bos is not None and self.tokenizer.encode("", special=True)[:1] == [bos]
+        return opening if not wanted or opening[:1] == [bos] else [bos or 0, *opening]
 
     def suffix(self, question: str) -> Suffix:
         """Tokens after the `|`."""

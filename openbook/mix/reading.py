@@ -22,6 +22,8 @@ from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
 from openbook.mix.weights import Array, normalise, refine
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
+ARITHMETIC = 1
+"""Raised when keys or values of the same text under the same weights come out different: what was kept is stale."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.kept is None:
-            self.kept = PrefixStore(MEMORY_BYTES, self.book.path / "kv" / self.model.fingerprint, DISK_BYTES)
+            folder = self.book.path / "kv" / f"{self.model.fingerprint}-{ARITHMETIC}"
+            runner = self.model.runner
+            self.kept = PrefixStore(
+                MEMORY_BYTES, folder, DISK_BYTES, accepts=lambda prefix: prefix.fits(runner.spec, runner.dtype)
+            )
         if self.encoder is None and self.book.count:
             self.encoder = self.book.encoder()
 

@@ -43,6 +43,8 @@ class Settings:
             raise Fault(f"{self.passages} of {self.retrieved} passages are too many; at most 64 of 256")
         if not 1 <= self.max_tokens <= 4096:
             raise Fault(f"max tokens is {self.max_tokens}; it must be from 1 to 4096")
+        if not self.beta >= 0 or not self.prior_temperature > 0:
+            raise Fault(f"beta is {self.beta} and the prior's temperature {self.prior_temperature}; 0 or more, above 0")
         # What the weights refuse is refused here, before any work is done.
         Weights(np.zeros(1), self.persistence, self.cap)
         log_prior(np.zeros(1), self.closed_share)

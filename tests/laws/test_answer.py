@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openbook.answer.account import trimmed
-from openbook.answer.answer import Token
-from openbook.answer.ask import ask, stream, write
+from openbook.answer.account import cite, trimmed
+from openbook.answer.answer import Source, Token
+from openbook.answer.ask import ask, stream, tokens_of, write
 from openbook.answer.citations import best_span, words
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
 from openbook.errors import Fault
+from openbook.lm.cache.prefixes import PrefixStore
 from openbook.measure.qa import CHOSEN, measure, table
 from openbook.measure.squad import Question, read_squad
 from openbook.mix.decode import Sampling
@@ -65,7 +66,7 @@ def test_the_same_seed_gives_the_same_answer_and_streams_it(reader):
     one = write(reader, "Who led the comet team?", lambda token: seen.append(token.text))
     two = write(reader, "Who led the comet team?")
     assert one.text == two.text and one.tokens == two.tokens and one.sources == two.sources
-    assert "".join(seen).strip().startswith(one.text[:8])
+    assert "".join(seen).strip() == one.text
     tokens = list(stream("Who led the comet team?", **parts(reader), settings=reader.settings))
     assert len(tokens) == len(seen)
 
@@ -81,6 +82,30 @@ def test_it_abstains_where_nothing_has_to_do_with_the_question(reader):
     answer = ask("How long is the bridge?", **parts(reader), settings=settings)
     assert answer.abstained and answer.text == "" and "bits likelier" in answer.reason
     assert answer.sources and not answer.tokens and not answer.citations
+
+
+def test_keys_are_kept_also_where_it_abstains_or_nobody_listens(reader, tmp_path):
+    for margin in (1e6, None):
+        kept = PrefixStore(1 << 24, tmp_path / str(margin) / "kv", 1 << 24)
+        settings = Settings(max_tokens=8, margin=margin)
+        one = Reader(reader.book, reader.model, reader.encoder, settings, kept)
+        tokens = tokens_of(one, "How long is the bridge?")
+        next(tokens, None)
+        tokens.close()
+        assert list((tmp_path / str(margin) / "kv").glob("*.safetensors"))
+
+
+def test_a_one_word_sentence_is_cited():
+    text, passage = "Yes. Delacourt.", "Maurice Delacourt led the team."
+    tokens = [
+        Token("Yes.", (0, 4), 1.0, 0.1, {"p1": 1.0}),
+        Token(" Delacourt", (4, 14), 1.0, 9.0, {"p1": 1.0}),
+        Token(".", (14, 15), 1.0, 0.1, {"p1": 1.0}),
+    ]
+    source = Source("p1", "passage", 1.0, 1.0, span=(100, 131), text=passage)
+    (citation,) = cite(text, tokens, [source])
+    assert text[slice(*citation.span)] == "Delacourt."
+    assert citation.cited_text == "Delacourt" and citation.source_span == (108, 117)
 
 
 @pytest.mark.parametrize("question", ["", "  \n\t "])
@@ -99,7 +124,8 @@ def test_ways_raced_in_one_batch_answer_as_each_alone(reader):
         alone = write(Reader(reader.book, reader.model, reader.encoder, closed), text).text
         assert outcome.answers["closed book"] == alone
     made = table([outcome], greedy)
-    assert made["recall"]["R@5"]["fused"] in (0.0, 100.0)
+    expected = 100.0 if outcome.ranks["fused"] and outcome.ranks["fused"] <= 5 else 0.0
+    assert made["recall"]["R@5"]["fused"] == expected
     assert set(made["answers"]) >= {"closed book", CHOSEN, "passages concatenated"}
 
 
@@ -124,13 +150,14 @@ PASSAGE = "In 2019 the observatory measured a tail of 4.7 million kilometres; th
         ("The comet team was led by Dr. Ingrid Vass.", PASSAGE, "team was led by Dr. Ingrid Vass"),
         ("It measured 4.7 million kilometres.", PASSAGE, "measured a tail of 4.7 million kilometres"),
         ("Ingrid Vass", PASSAGE, "Ingrid Vass"),
+        ("Vass.", "Vass led. Vass wrote. Vass left. Vass slept.", "Vass"),
+        ("The comet team was led by Vass.", "# Comet\n\nVass led the comet team.", "the comet team"),
         ("彗星的尾巴长470万公里", "天文台测量了彗星的尾巴，长470万公里。团队很小。", "彗星的尾巴，长470万公里"),
     ],
 )
 def test_the_place_is_where_the_words_were_copied_from(sentence, passage, place):
-    (start, end), share = best_span(sentence, passage)
+    start, end = best_span(sentence, passage)
     assert passage[start:end] == place
-    assert 0 < share <= 1
 
 
 def test_nothing_shared_is_no_place():
@@ -142,7 +169,7 @@ def test_nothing_shared_is_no_place():
 @given(st.text(max_size=80), st.text(max_size=200))
 def test_any_span_lies_within_the_passage(sentence, passage):
     if found := best_span(sentence, passage):
-        (start, end), _ = found
+        start, end = found
         assert 0 <= start < end <= len(passage)
         spoken = {w.folded for w in words(sentence)}
         inside = words(passage[start:end])

@@ -1,5 +1,8 @@
 """Law 5: a branch from the passage cache equals the same branch computed afresh, token for token."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import Fault
+from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.mixture import Mixture, Weights
-from openbook.mix.prompt import Framing
+from openbook.mix.prompt import PASSAGE_TOKENS, Framing
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
 from openbook.mix.weights import normalise
@@ -88,3 +92,34 @@ def test_no_document_and_no_question_can_write_a_control_token(tiny_model, hosti
 def test_a_question_longer_than_the_context_is_a_fault(tiny_model):
     with pytest.raises(Fault, match="ask a shorter question"):
         Branches(tiny_model, Framing(tiny_model.tokenizer), branches(["text"]), "why " * 3000, room=8)
+
+
+def test_a_long_question_is_read_in_chunks_to_the_same_numbers(tiny_model, monkeypatch):
+    def read():
+        rows = Branches(tiny_model, Framing(tiny_model.tokenizer), branches(["A comet."]), "How long? " * 9, room=8)
+        return rows.question_log_p_S, rows.start()
+
+    whole, first = read()
+    monkeypatch.setattr("openbook.mix.sources.branches.LOGIT_NUMBERS", 7 * 2 * tiny_model.spec.vocabulary)
+    again, first_again = read()
+    np.testing.assert_allclose(again, whole, atol=1e-3)
+    torch.testing.assert_close(first_again, first, atol=1e-4, rtol=1e-4)
+
+
+def test_of_a_passage_of_countless_tokens_only_a_part_is_read(tiny_model):
+    framing = Framing(tiny_model.tokenizer)
+    signs = "\U00013000" * 9000  # hieroglyphs: four tokens each to a tokenizer of bytes
+    text = framing.prefix((signs,))
+    assert len(text) <= len(framing.prefix(())) + PASSAGE_TOKENS + 2
+    assert text[-10:] == framing.prefix(("x",))[-10:]
+    question = "why " * 350  # leaves a few hundred tokens of the context
+    rows = Branches(tiny_model, framing, branches([signs, "short"]), question, room=8)
+    assert np.isfinite(rows.question_log_p_S).all()
+
+
+def test_a_damaged_model_is_told_not_believed(tiny_model):
+    decoder = copy.deepcopy(tiny_model.runner.decoder)
+    decoder.layers[0].feed_forward.down.weight.data[0, 0] = float("nan")
+    broken = replace(tiny_model, runner=TorchRunner(decoder))
+    with pytest.raises(Fault, match="not finite"):
+        Branches(broken, Framing(broken.tokenizer), branches(["text"]), "why", room=8)

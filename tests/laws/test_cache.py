@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from openbook.errors import Fault
 from openbook.lm.attention import visible
 from openbook.lm.backends.torch import TorchRunner
-from openbook.lm.cache.dense import DenseCache
+from openbook.lm.cache.dense import DenseCache, Prefix
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.decoder import Decoder
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeScaling, RopeSpec, SpecError
@@ -142,6 +143,58 @@ def test_a_damaged_entry_is_made_again_not_believed(tmp_path):
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:50])
     assert PrefixStore(1 << 20, tmp_path, 1 << 20).get("p", text) is None
+
+
+@pytest.mark.parametrize("what", ["heads", "slots", "more", "none", "flat", "kind", "nan", "narrow"])
+def test_an_entry_of_the_wrong_make_is_not_believed(tmp_path, what):
+    """Whoever can write a book's folder can write anything there."""
+    runner = small()
+    text = tokens(1, 6)[0].tolist()
+    (good,) = runner.prefill([text])
+    (slot,) = good.slots
+    wrong = {
+        "heads": (slot.repeat(1, 2, 1, 1),),
+        "slots": (slot, slot.clone()),
+        "more": (torch.cat((slot, slot), 2),),
+        "none": (),
+        "flat": (slot.flatten(),),
+        "kind": (slot.to(torch.int8),),
+        "nan": (slot * float("nan"),),
+        "narrow": (slot[..., :1].contiguous(),),
+    }[what]
+    store = PrefixStore(1 << 20, tmp_path, 1 << 20)
+    store.put("p", text, Prefix(wrong) if what != "none" else good)
+    store.flush()
+    if what == "none":
+        save_file({"x": torch.zeros(1)}, next(tmp_path.iterdir()))
+    fresh = PrefixStore(1 << 20, tmp_path, 1 << 20, accepts=lambda p: p.fits(runner.spec, runner.dtype))
+    assert fresh.get("p", text) is None
+
+
+def test_a_folder_that_is_a_link_is_left_alone(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "letter.txt").write_text("dear")
+    (tmp_path / "kv").symlink_to(tmp_path / "elsewhere")
+    runner = small()
+    text = tokens(1, 6)[0].tolist()
+    for folder in (tmp_path / "kv", tmp_path / "kv" / "model"):
+        store = PrefixStore(1 << 20, folder, 1)
+        store.put("p", text, runner.prefill([text])[0])
+        store.flush()
+    plain = PrefixStore(1 << 20, tmp_path / "elsewhere", 1)
+    plain.put("p", text, runner.prefill([text])[0])
+    plain.flush()
+    assert [f.name for f in (tmp_path / "elsewhere").iterdir()] == ["letter.txt"]
+
+
+def test_what_waits_for_the_disk_is_bounded_too(tmp_path):
+    runner = small()
+    texts = [tokens(1, 10)[0].tolist() for _ in range(6)]
+    made = runner.prefill(texts)
+    store = PrefixStore(made[0].nbytes, tmp_path, 1 << 20)
+    for i, (text, prefix) in enumerate(zip(texts, made, strict=True)):
+        store.put(f"p{i}", text, prefix)
+    assert len(list(tmp_path.iterdir())) >= 4  # written before anybody asked
 
 
 def test_the_window_counts_the_query_itself():

@@ -72,6 +72,16 @@ class Prefix(NamedTuple):
         """Bytes its tensors occupy."""
         return sum(t.nbytes for t in self.slots)
 
+    def fits(self, spec: ModelSpec, dtype: torch.dtype) -> bool:
+        """Whether these can be keys and values of this model in this precision: count, shapes, dtype, finite."""
+        shapes = [spec.layers[i].attention for i in spec.producers]
+        return len(self.slots) == len(shapes) and all(
+            t.dtype == dtype
+            and tuple(t.shape) == (2, a.kv_heads, self.length, a.head_dim)
+            and bool(torch.isfinite(t).all())
+            for t, a in zip(self.slots, shapes, strict=True)
+        )
+
 
 class DenseCache:
     """A preallocated rectangle a slot. Overflow is an error, never a silent eviction."""

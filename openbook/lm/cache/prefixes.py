@@ -10,25 +10,38 @@ import contextlib
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from openbook.lm.cache.dense import Prefix
+
+UNWRITTEN_BYTES = 256 << 20
+"""Entries that wait for the disk hold no more than this."""
 
 
 class PrefixStore:
     """Least recently used entries leave first, from memory (`budget` bytes) and from `folder` (`disk_budget`).
 
-    What cannot be written or read on disk is silently made again: a cache may be deleted at any time.
+    What cannot be written, read or believed on disk is silently made again: a cache may be deleted at any time, and
+    whoever can write a book's folder can write anything there. `accepts` says whether an entry read from disk is of
+    the right make; a folder that is a link elsewhere is not used.
     """
 
-    def __init__(self, budget: int, folder: Path | None = None, disk_budget: int = 0) -> None:
+    def __init__(
+        self,
+        budget: int,
+        folder: Path | None = None,
+        disk_budget: int = 0,
+        accepts: Callable[[Prefix], bool] = lambda prefix: True,
+    ) -> None:
         self.budget = budget
-        self.folder = folder if disk_budget > 0 else None
+        linked = folder is not None and (folder.is_symlink() or folder.parent.is_symlink())
+        self.folder = folder if disk_budget > 0 and not linked else None
         self.disk_budget = disk_budget
+        self._accepts = accepts
         self._held: OrderedDict[str, Prefix] = OrderedDict()
         self._unwritten: dict[str, Prefix] = {}
-        self._bytes = 0
+        self._bytes = self._unwritten_bytes = 0
 
     def get(self, name: str, tokens: Sequence[int]) -> Prefix | None:
         """The entry made from these tokens under this name, or None."""
@@ -47,6 +60,9 @@ class PrefixStore:
         self._hold(key, prefix)
         if self.folder is not None:
             self._unwritten[key] = prefix
+            self._unwritten_bytes += prefix.nbytes
+            if self._unwritten_bytes > min(self.budget, UNWRITTEN_BYTES):
+                self.flush()
 
     def flush(self) -> None:
         """Write what is not on disk yet; apart from `put`, so that nobody waits for the disk before an answer."""
@@ -56,6 +72,7 @@ class PrefixStore:
             with contextlib.suppress(OSError):
                 self._trim(self.folder)
         self._unwritten.clear()
+        self._unwritten_bytes = 0
 
     def _hold(self, key: str, prefix: Prefix) -> None:
         if prefix.nbytes > self.budget or key in self._held:
@@ -74,12 +91,15 @@ class PrefixStore:
 
         path = self.folder / f"{key}.safetensors"
         try:
+            if path.is_symlink() or path.stat().st_size > self.budget:
+                return None
             slots = load_file(path)
             os.utime(path)
             prefix = Prefix(tuple(slots[str(i)] for i in range(len(slots))))
         except (OSError, SafetensorError, KeyError):
             return None
-        return prefix if prefix.length == length else None
+        whole = all(t.dim() == 4 and t.shape[2] == length for t in prefix.slots)
+        return prefix if whole and self._accepts(prefix) else None
 
     def _write(self, key: str, prefix: Prefix) -> None:
         if self.folder is None:
@@ -98,7 +118,12 @@ class PrefixStore:
                 partial.unlink(missing_ok=True)
 
     def _trim(self, folder: Path) -> None:
-        entries = sorted((e.stat().st_mtime_ns, e.stat().st_size, e.path) for e in os.scandir(folder) if e.is_file())
+        ours = [
+            (e.stat(), e.path)
+            for e in os.scandir(folder)
+            if e.name.endswith((".safetensors", ".partial")) and e.is_file(follow_symlinks=False)
+        ]
+        entries = sorted((status.st_mtime_ns, status.st_size, path) for status, path in ours)
         excess = sum(size for _, size, _ in entries) - self.disk_budget
         for _, size, path in entries:  # the oldest first: a read touches its entry
             if excess <= 0:

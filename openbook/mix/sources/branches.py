@@ -15,12 +15,16 @@ from openbook.errors import Fault
 from openbook.lm.cache.dense import Prefix
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import LanguageModel
-from openbook.mix.prompt import Framing, Suffix
+from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
 from openbook.mix.source import Label
 from openbook.mix.weights import Array
 
 # Texts are prefilled in batches of at most this many padded tokens: bounded memory, and it can be interrupted.
 PREFILL_TOKENS = 4096
+LOGIT_NUMBERS = 1 << 26
+"""Logits held at once while a question is read: 256 MiB in fp32."""
+LEAST_PASSAGE = 16
+"""Tokens of a passage below which a question is refused rather than read with less."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,42 @@ class Branches:
         self.labels = tuple(branch.label for branch in branches)
         self._runner = model.runner
         suffix = framing.suffix(question)
-        texts = [framing.prefix(branch.passages) for branch in branches]
-        self._refuse_too_long(max(map(len, texts)), suffix, room)
+        spare = self._spare(len(framing.prefix(())), suffix, room)
+        texts = [framing.prefix(b.passages, min(spare, PASSAGE_TOKENS * len(b.passages))) for b in branches]
         # The last token before the question is run again with it: its output predicts the question's first token.
         prefixes = self._prefixes([branch.name for branch in branches], [text[:-1] for text in texts], store)
         rows = [[text[-1], *suffix.question, *suffix.tail] for text in texts]
         self._cache = self._runner.cache(prefixes, room=len(rows[0]) + room)
-        asked = len(suffix.question)
-        logits_STV = self._runner.forward(torch.tensor(rows), self._cache)
-        log_p_StV = logits_STV[:, :asked].log_softmax(-1)
-        targets = torch.tensor(suffix.question, device=logits_STV.device).expand(len(rows), asked)
-        log_p_S = log_p_StV.gather(-1, targets[..., None])[..., 0].double().sum(-1)
-        self.question_log_p_S: Array = log_p_S.cpu().numpy()
-        self._first_SV = logits_STV[:, -1].log_softmax(-1)
+        self.question_log_p_S, self._first_SV = self._ask(torch.tensor(rows), len(suffix.question))
 
-    def _refuse_too_long(self, longest: int, suffix: Suffix, room: int) -> None:
-        needed = longest + len(suffix.question) + len(suffix.tail) + room
-        limit = self._runner.spec.max_positions
-        if needed > limit:
+    def _ask(self, rows_ST: Tensor, asked: int) -> tuple[Array, Tensor]:
+        """Run every row's question and template tail: log p of the question's tokens, and what may come next.
+
+        In chunks, so that the logits of a long question never stand in memory all at once.
+        """
+        count, length = rows_ST.shape
+        log_p_S = torch.zeros(count, dtype=torch.float64)
+        chunk = max(1, LOGIT_NUMBERS // (count * self._runner.spec.vocabulary))
+        for start in range(0, length, chunk):
+            log_p_StV = self._runner.forward(rows_ST[:, start : start + chunk], self._cache).log_softmax(-1)
+            predicted = min(asked - start, log_p_StV.shape[1])  # outputs here that foretell a token of the question
+            if predicted > 0:
+                next_St1 = rows_ST[:, start + 1 : start + 1 + predicted, None].to(log_p_StV.device)
+                log_p_S += log_p_StV[:, :predicted].gather(-1, next_St1).double().sum((1, 2)).cpu()
+        if not bool(torch.isfinite(log_p_S).all()):
+            raise Fault("the model's numbers are not finite; its file is damaged: fetch or convert it again")
+        return log_p_S.numpy(), log_p_StV[:, -1]
+
+    def _spare(self, without: int, suffix: Suffix, room: int) -> int:
+        """Tokens of the context that are left for passages."""
+        asked, limit = len(suffix.question), self._runner.spec.max_positions
+        spare = limit - without - asked - len(suffix.tail) - room
+        if spare < LEAST_PASSAGE:
             raise Fault(
-                f"the question has {len(suffix.question)} tokens and needs, with a passage and the answer, {needed}; "
+                f"the question has {asked} tokens and leaves no room for a passage and an answer of {room}; "
                 f"this model's context is {limit}: ask a shorter question"
             )
+        return spare
 
     def _prefixes(
         self, names: Sequence[str], texts: Sequence[list[int]], store: PrefixStore | None
