@@ -1,8 +1,8 @@
 """Passages: a document cut into pieces a model can read, each knowing its exact place.
 
 Laws (tests/laws/test_passages.py): a piece's text is `document.text[start:end]`; pieces are in order and disjoint;
-every character that is not white space lies in one; none has more than `limit` tokens or `MAX_CHARS` characters;
-none runs from the body of one section into the next.
+every character that is not white space lies in one; none costs more than `limit` or has more than `MAX_CHARS`
+characters; none runs from the body of one section into the next.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from openbook.book.sentences import Span, cut_near, sentences, trim
 
 MAX_TOKENS = 200
 MAX_CHARS = 2_000
-"""Word pieces count a word of any length, and any white space, as one token or none: characters are bounded too."""
+BYTES_A_TOKEN = 8
+"""Word pieces count a word of any length as one; a Thai one is a sentence, and hundreds of tokens of a language model.
+So a piece costs at least its bytes of UTF-8 over this, indentation apart. English and Chinese have fewer bytes to one.
+"""
 
 _BLANK = re.compile(r"\n[ \t\f\v]*\n\s*")
+_SPACES = re.compile(r"[ \t\n]+")
 _DEFINITION = re.compile(
     r"\n(?=(?:(?:export|public|private|protected|static|async|pub|abstract|final|inline) )*"
     r"(?:def|class|function|func|fn|impl|struct|enum|trait|interface|type|module|namespace|template|create|@\w+)\b)",
@@ -87,7 +91,7 @@ class _Unit:
 
 
 def split(document: Document, counter: TokenCounter, limit: int = MAX_TOKENS) -> list[Piece]:
-    """Cut a document into pieces of at most `limit` tokens (8 or more), preferring paragraphs, then sentences."""
+    """Cut a document into pieces that cost at most `limit` (8 or more), preferring paragraphs, then sentences."""
     text = document.text
     sections = list(_sections(document))
     units = _fit(text, list(_units(document, sections)), counter, limit)
@@ -171,12 +175,16 @@ def _fit(text: str, units: list[_Unit], counter: TokenCounter, limit: int) -> li
     units = [part for unit in units for part in _divide(text, unit, -(-unit.chars // MAX_CHARS))]
     while True:
         fresh = [i for i, unit in enumerate(units) if unit.tokens < 0]
-        counts = counter.count_tokens([text[slice(*units[i].span)] for i in fresh])
-        for i, count in zip(fresh, counts, strict=True):
-            units[i] = replace(units[i], tokens=count)
+        texts = [text[slice(*units[i].span)] for i in fresh]
+        for i, own, count in zip(fresh, texts, counter.count_tokens(texts), strict=True):
+            units[i] = replace(units[i], tokens=max(count, _least(own)))
         if all(unit.tokens <= limit or unit.chars == 1 for unit in units):
             return units
         units = [part for unit in units for part in _divide(text, unit, -(-unit.tokens // limit))]
+
+
+def _least(text: str) -> int:
+    return -(-len(_SPACES.sub(" ", text).encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
 
 
 def _divide(text: str, unit: _Unit, parts: int) -> list[_Unit]:

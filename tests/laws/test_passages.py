@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from openbook.book.documents import Document, Heading
 from openbook.book.embedder import HashedWords
-from openbook.book.passages import MAX_CHARS, split
+from openbook.book.passages import BYTES_A_TOKEN, MAX_CHARS, MAX_TOKENS, split
 from openbook.book.readers.markdown import lines_of, markdown_headings, read_markdown
 from openbook.book.sentences import sentences
 
@@ -35,6 +38,8 @@ PARTS = st.sampled_from(
         "a.b.c. ",
         "| a | b |\n",
         "\u200d\ufe0f",
+        "กินข้าวแล้วหรือยัง" * 9,
+        "𓀀𓁐𓂀" * 30,
     ]
 )
 TEXTS = st.one_of(st.lists(PARTS, max_size=60).map("".join), st.text(max_size=400))
@@ -45,6 +50,9 @@ TEXTS = st.one_of(st.lists(PARTS, max_size=60).map("".join), st.text(max_size=40
 @example("x" * 10_000, "prose", 8)
 @example("好" * 3_000, "lines", 40)
 @example("\u0301" * 5_000, "prose", 8)
+@example("ก" * 3_000, "prose", 60)
+@example("𓀀" * 3_000, "lines", 8)
+@example("a\ud800" * 300, "prose", 8)
 def test_passages_are_exact_ordered_complete_and_bounded(text: str, kind: str, limit: int) -> None:
     text = text.replace("\r", "\n")
     headings = tuple(markdown_headings(lines_of(text))) if kind == "prose" else ()
@@ -57,6 +65,8 @@ def test_passages_are_exact_ordered_complete_and_bounded(text: str, kind: str, l
         assert piece.start >= end
         assert piece.line == text.count("\n", 0, piece.start) + 1
         assert len(piece.text) <= MAX_CHARS
+        inked = re.sub(r"[ \t\n]+", " ", piece.text).encode("utf-8", "surrogatepass")
+        assert len(inked) <= BYTES_A_TOKEN * limit
         covered.append(text[end : piece.start])
         end = piece.end
     assert not "".join([*covered, text[end:]]).strip()
@@ -124,6 +134,19 @@ def test_a_long_word_and_joined_emoji_are_cut_between_visible_characters() -> No
     pieces = split(Document("d", "t", family * 40), COUNTER, 40)
     assert all(len(piece.text) % len(family) == 0 for piece in pieces)
     assert not any(piece.text[0] == "\u0301" for piece in split(Document("d", "t", "e\u0301" * 500), COUNTER, 30))
+
+
+def test_a_word_of_any_length_is_cut_to_what_a_language_model_reads() -> None:
+    """The encoder counts a run of Thai as one word piece; a language model has a token or more a character."""
+
+    class Runs:
+        def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            return [len(text.split()) for text in texts]
+
+    thai = "การเดินทางของดาวหางที่ไม่มีใครเคยเห็นมาก่อน" * 100
+    lengths = [len(piece.text) for piece in split(Document("d", "t", thai), Runs())]
+    assert 400 <= max(lengths) <= BYTES_A_TOKEN * MAX_TOKENS // 3
+    assert sum(lengths) == len(thai) and len(lengths) <= len(thai) // 350
 
 
 def test_code_keeps_indentation_and_decorators() -> None:
