@@ -11,6 +11,7 @@ from openbook.cli import options
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
+from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.measure.qa import Table
@@ -44,6 +45,8 @@ def qa(
     from openbook.measure.squad import book_of, read_squad
 
     data = read_squad(file)
+    if skip >= len(data.questions):
+        raise Fault(f"--skip {skip} leaves out every question: {file} has {len(data.questions)}")
     embedder = encoder(config)
     with progress_bar() as progress:
         book = book_of(data, embedder, progress)
@@ -74,8 +77,8 @@ def _show(made: Table) -> None:
     from rich.table import Table as Grid
 
     console = out()
-    console.print(f"{made['questions']} questions, {made['book_passages']} passages; {made['machine']}")
-    console.print(f"settings: {made['settings']}", soft_wrap=True)
+    console.print(f"{made['questions']} questions, {made['book_passages']} passages; {made['machine']}", markup=False)
+    console.print(f"settings: {made['settings']}", soft_wrap=True, markup=False)
     for k, by in made["recall"].items():
         cells = "   ".join(f"{kind} {value:.1f}" for kind, value in by.items())
         console.print(f"{k:<5} {cells}")

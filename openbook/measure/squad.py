@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import random
-import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def read_squad(path: Path) -> Squad:
                 name = f"{a:03}-{p:03}.md"
                 paragraphs[name] = f"# {title}\n\n{paragraph['context']}\n"
                 questions += [_question(entry, name) for entry in paragraph["qas"]]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Fault(f"{path} is not a file in SQuAD's format ({error!r}); it needs data[].paragraphs[].qas[]") from None
     if not questions:
         raise Fault(f"{path} holds no questions")
@@ -68,12 +68,31 @@ def _question(entry: dict[str, Any], document: str) -> Question:
 
 
 def book_of(squad: Squad, encoder: Embedder, progress: Progress | None = None) -> Book:
-    """The book of a file's paragraphs, one document each; made once and kept under `home()/books`."""
-    book = open_book(home() / "books" / f"squad-{squad.digest[:16]}")
-    if len(book.documents()) == len(squad.paragraphs):
-        return book
-    with tempfile.TemporaryDirectory() as folder:
+    """The book of a file's paragraphs, one document each; made once and kept under `home()/books`.
+
+    The paragraphs lie in a folder beside it, whose name the documents carry: they and their passages have the same
+    names and ids on every machine, and a run that was interrupted is gone on with.
+    """
+    book = open_book(home() / "books" / f"qa-{squad.digest[:16]}")
+    folder = book.path.with_name(f"{book.path.name}-documents")
+    names = {f"{folder.name}/{name}" for name in squad.paragraphs}
+    held = {document.name for document in book.documents()}
+    if held < names:
+        folder.mkdir(exist_ok=True)
         for name, text in squad.paragraphs.items():
-            (Path(folder) / name).write_text(text, encoding="utf-8")
+            _write(folder / name, text)
         book.add(folder, encoder=encoder, progress=progress)
+        held = {document.name for document in book.documents()}
+    if held != names:
+        raise Fault(f"{book.path} does not hold the paragraphs of this file alone; delete it and run this again")
     return book
+
+
+def _write(path: Path, text: str) -> None:
+    """The text in the file, whole or not at all; a file that holds it is left alone, its time with it."""
+    data = text.encode("utf-8", "replace")
+    if path.is_file() and path.read_bytes() == data:
+        return
+    fresh = path.with_name(f".{path.name}")  # hidden: no document
+    fresh.write_bytes(data)
+    fresh.replace(path)
