@@ -1,16 +1,20 @@
 # make ask   set up, then ask a question of documents:  make ask Q="…" DOCS=folder
 # make test  set up, then lint, types, floors and tests
-PYTHON ?= python3.11
+#            python3.11 where it is, else python3; another:  make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 Q      ?= Where are fetched models kept?
 DOCS   ?= docs
-
+# To the shell as they were written: no quote, backtick or dollar in them is anyone's syntax.
+export QUESTION  := $(value Q)
+export DOCUMENTS := $(value DOCS)
+unexport Q DOCS
 
 .PHONY: ask test lint models clean
 
 ask: $(VENV)/.run models
-	@$(BIN)/openbook ask "$(Q)" --docs "$(DOCS)"
+	@$(BIN)/openbook ask --docs "$$DOCUMENTS" -- "$$QUESTION" || test $$? -eq 3 # 3: it abstained, and said so
 
 test: $(VENV)/.dev models
 	$(BIN)/ruff check .
@@ -23,7 +27,9 @@ models: $(VENV)/.run
 	@$(BIN)/openbook models pull --all --quiet
 
 $(VENV)/.run: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "openbook needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
