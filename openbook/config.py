@@ -48,6 +48,7 @@ class Config(BaseSettings):
     top_k: Annotated[int, Field(ge=1)] | None = None
     top_p: Annotated[Share, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    lambda_knn: FiniteFloat | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -69,12 +70,15 @@ def load_config(**given: Any) -> Config:
     """
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return Config(**given)
+        config = Config(**given)
     except ValidationError as error:
         raise _fault(error, given) from error
     # A broken file: TOML's own errors and undecodable bytes are ValueErrors; both say where.
     except ValueError as error:
         raise Fault(f"{Path(FILE).absolute()} is not TOML: {error}") from error
+    if config.lambda_knn:
+        raise Fault(f"lambda_knn is {config.lambda_knn:g}; the kNN source is not in this version, so it can only be 0")
+    return config
 
 
 def _fault(error: ValidationError, given: dict[str, Any]) -> Fault:

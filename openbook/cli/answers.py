@@ -59,6 +59,14 @@ def ask(
         float | None,
         typer.Option(metavar="W", help="No source weighs more than this; else 0.98.", rich_help_panel=WRITING),
     ] = None,
+    lambda_knn: Annotated[
+        float | None,
+        typer.Option(
+            metavar="λ",
+            help="The weight of neighbours in a datastore: 0, as that source is not in this version.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Longest answer; else 64.", rich_help_panel=WRITING)
     ] = None,
@@ -89,7 +97,7 @@ def ask(
     config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        precision=precision,
+        precision=precision, lambda_knn=lambda_knn,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")

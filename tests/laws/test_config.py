@@ -83,6 +83,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("passages = 'many'", ["openbook.toml: passages is 'many'", "integer"]),
         ("precision = 'fp8'", ["openbook.toml: precision is 'fp8'", "'bf16'"]),
         ("cap = nan", ["openbook.toml: cap is nan", "finite"]),
+        ("lambda_knn = 0.25", ["lambda_knn is 0.25", "not in this version", "only be 0"]),
         ('passages = "x', ["openbook.toml is not TOML", "line 1"]),
     ],
 )
@@ -107,3 +108,13 @@ def test_a_bad_variable_and_a_bad_option_are_told_apart(monkeypatch: pytest.Monk
     with pytest.raises(Fault, match="OPENBOOK_SEED is 'soon'") as caught:
         load_config()
     assert not isinstance(caught.value, BadOption)
+
+
+def test_the_weight_of_a_source_that_is_not_here_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(load_config(lambda_knn=0.0)) == Settings()
+    with pytest.raises(Fault, match="kNN source is not in this version") as caught:
+        load_config(lambda_knn=0.5)
+    assert not isinstance(caught.value, BadOption), "the command is well said: status 1"
+    monkeypatch.setenv("OPENBOOK_LAMBDA_KNN", "0.1")
+    with pytest.raises(Fault, match="kNN source"):
+        load_config()
