@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openbook.errors import Fault
 from openbook.lm.cache.dense import Transient
 from openbook.lm.spec import ModelSpec, require
 from openbook.lm.stack import Stack, pad
@@ -102,8 +103,6 @@ class TextEncoder:
 
 def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True) -> TextEncoder:
     """A text encoder by name (`minilm`) or folder of safetensors + config.json + tokenizer.json, in fp32."""
-    from tokenizers import Tokenizer as WordPieces
-
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
@@ -111,18 +110,35 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
     checkpoint = open_checkpoint(folder)
     with torch.device("meta"):
         encoder = Encoder(checkpoint.spec)
+    pieces, max_tokens = _pieces(folder / "tokenizer.json", checkpoint.spec), _max_tokens(folder, checkpoint.spec)
     state = dict(checkpoint.state(torch.float32))
     encoder.load_state_dict(state, assign=True)
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pieces = WordPieces.from_file(str(folder / "tokenizer.json"))
-    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=_max_tokens(folder, checkpoint.spec))
+    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=max_tokens)
+
+
+def _pieces(path: Path, spec: ModelSpec) -> WordPieces:
+    """The word pieces of a tokenizer.json whose every id has a row in the weights."""
+    from openbook.lm.weights.safetensors import read_json
+    from openbook.lm.weights.tokenizer_json import build, checked
+
+    pieces: WordPieces = build(checked(read_json(path), str(path)), str(path))
+    highest = max(pieces.get_vocab().values(), default=-1)
+    if highest >= spec.vocabulary:
+        raise Fault(
+            f"{path} has {highest + 1} tokens, the weights beside it have {spec.vocabulary}; they are not of one model"
+        )
+    return pieces
 
 
 def _max_tokens(folder: Path, spec: ModelSpec) -> int:
     """The length the encoder was trained for: `max_seq_length` beside it, else all its positions."""
-    import json
+    from openbook.lm.weights.safetensors import read_json
 
     beside = folder / "sentence_bert_config.json"
-    if not beside.is_file():
+    length = read_json(beside).get("max_seq_length") if beside.is_file() else None
+    if length is None:
         return spec.max_positions
-    return int(json.loads(beside.read_text(encoding="utf-8")).get("max_seq_length", spec.max_positions))
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= spec.max_positions:
+        raise Fault(f"{beside}: max_seq_length is {length!r}, not a whole number from 1 to {spec.max_positions}")
+    return length

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
 from openbook.lm.spec import ModelSpec
 from openbook.lm.tokenizer import Tokenizer
@@ -46,6 +47,12 @@ def load_model(
     target = torch.device(device) if device else default_device()
     dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer.vocabulary > checkpoint.spec.vocabulary:
+        raise Fault(
+            f"{checkpoint.path}: its tokenizer has {tokenizer.vocabulary} tokens, its weights have "
+            f"{checkpoint.spec.vocabulary}; they are not of one model"
+        )
     runner = TorchRunner.load(checkpoint.spec, checkpoint.state(dtype), target)
     tag = str(dtype).removeprefix("torch.")
-    return LanguageModel(checkpoint.name, runner, checkpoint.tokenizer(), f"{checkpoint.fingerprint}-{tag}")
+    return LanguageModel(checkpoint.name, runner, tokenizer, f"{checkpoint.fingerprint}-{tag}")
