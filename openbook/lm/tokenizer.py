@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from openbook.errors import Fault
 from openbook.lm.weights import chat
 from openbook.lm.weights.chat import Message
 from openbook.lm.weights.safetensors import read_json
@@ -181,12 +182,20 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The prompt of `messages` (each with `role` and `content`) by the model's chat template.
 
-        A model without one gets `Role: content` paragraphs and `Assistant:`. Encode it with `encode_template` only
-        if the messages are trusted; else use `encode_chat`. Raises `Fault` if the template fails.
+        A model without one gets `Role: content` paragraphs and `Assistant:`. Where the template refuses a system
+        message, as Gemma's and Mistral's do, its text begins the first user message instead. Encode it with
+        `encode_template` only if the messages are trusted; else use `encode_chat`. Raises `Fault` if the template
+        fails.
         """
         ends = {"bos_token": self.bos_id, "eos_token": self._eos}
         names = {name: "" if index is None else self._tokens[index] for name, index in ends.items()}
-        return chat.render(self.chat_template, messages, add_generation_prompt, **names)
+        try:
+            return chat.render(self.chat_template, messages, add_generation_prompt, **names)
+        except Fault:
+            folded = chat.folded(messages)
+            if folded is None:
+                raise
+            return chat.render(self.chat_template, folded, add_generation_prompt, **names)
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Ids of the chat prompt in which no message can spell a control token; the template's own stay what they are.

@@ -425,6 +425,7 @@ def test_without_a_template_it_is_plain(tmp_path: Path) -> None:
     assert tokenizer.render_chat(CHAT[:1], add_generation_prompt=False) == "System: Be brief."
 
 
+NESTED = "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
 FAILING = {
     "{{ raise_exception('roles must alternate') }}": "roles must alternate",
     "{% for %}": "TemplateSyntaxError",
@@ -436,6 +437,36 @@ FAILING = {
     "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}": "loops over more",
     "{% for a in range(99) %}{{ 'x' * 999999 }}{% endfor %}": "wrote more than",
     "{{ strftime_now('%d') }}": "UndefinedError",
+    "{{ [1, 2] | random }}": "No filter named 'random'",
+    "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}": "longer than",
+    "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}": "longer than",
+    "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}": "longer than",
+    NESTED + "{{ n.x }}": "list of",
+    NESTED + "{{ n.x|upper }}": "list of",
+    NESTED + "{{ n.x ~ 1 }}": "list of",
+    NESTED.replace("[n.x, n.x]", "{'a': n.x, 'b': n.x}") + "{{ n.x | tojson }}": "list of",
+    "{% set n = namespace(x='a') %}{% for a in range(60) %}{% set n.x %}{{n.x}}{{n.x}}{% endset %}{% endfor %}": "than",
+    "{{ '%1000000000d' % 1 }}": "formats wider",
+    "{{ '%*d' % (1000000000, 1) }}": "formats wider",
+    "{{ '%1000000000d' | format(1) }}": "formats wider",
+    "{{ ('%s' * 100000) | format(*(['x' * 100000] * 100000)) }}": "multiplies|longer than",
+    "{{ '{:1000000000}'.format(1) }}": "formats wider",
+    "{{ '{:{}}'.format(1, 1000000000) }}": "formats wider",
+    "{{ ('{0}' * 100000).format('x' * 1000000) }}": "longer than",
+    "{{ ('{a}' * 100000).format_map({'a': 'x' * 1000000}) }}": "longer than",
+    "{{ 'x' | center(1000000000) }}": "longer than",
+    "{{ 'x'.ljust(1000000000) }}": "longer than",
+    "{{ 'x'.rjust(1000000000) ~ 'x'.center(1000000000) ~ 'x'.zfill(1000000000) }}": "longer than",
+    "{{ '\t'.expandtabs(1000000000) }}": "longer than",
+    "{{ 'x\ny' | indent(1000000000) }}": "longer than",
+    "{{ [[1]] | tojson(indent=1000000000) }}": "indents JSON",
+    "{{ ('x' * 1000000) | replace('x', 'y' * 1000000) }}": "longer than",
+    "{{ ('x' * 1000000).replace('x', 'y' * 1000000) }}": "longer than",
+    "{{ (['x'] * 100000) | join('y' * 100000) }}": "longer than",
+    "{{ ('y' * 100000).join(['x'] * 100000) }}": "longer than",
+    "{{ ('x' * 1000000).translate({120: 'y' * 1000000}) }}": "which no prompt needs",
+    "{{ 'x'.encode().ljust(1000000000) }}": "which no prompt needs",
+    "{{ 1.5 | round(1000000000, 'ceil') }}": "No filter named 'round'",
 }
 
 
@@ -450,3 +481,44 @@ def test_templates_have_what_the_hub_expects(tmp_path: Path) -> None:
     assert templated(tmp_path, text).render_chat(CHAT) == '{"role": "system", "content": "Be brief."}\n'
     with pytest.raises(Fault, match="no role"):
         templated(tmp_path, text).render_chat([{"content": "x"}])
+
+
+def test_templates_may_do_what_templates_do(tmp_path: Path) -> None:
+    text = (
+        "{% set a = ['x', 'y'] + ['z'] %}{{ a | join('-') }} {{ a | length }} {{ '%s=%d' % ('n', 3) }} {{ 7 % 4 }} "
+        "{{ 'a' ~ 1 ~ none }} {{ '{}:{:>3}'.format('k', 5) }} {{ 'x\ny' | indent(2) }} {{ ' b ' | trim | upper }} "
+        "{{ messages | map(attribute='role') | join(', ') }} {{ messages | join('+', attribute='role') }} "
+        "{{ 'aXa'.replace('a', 'b').split('X') }} {{ 'q' | center(3) }}{% set s %}t{{ 1 }}{% endset %}{{ s }} "
+        "{{ '%s%%' | format(5) }} {{ messages[0] | tojson(indent=2) }} {{ 2 * 3 + 1 }}{{ '=' * 3 }} "
+        "{{ (messages | selectattr('role', 'equalto', 'user') | list | first).role }} {{ 'ab'.join(['1', '2']) }}"
+    )
+    found = templated(tmp_path, text).render_chat(
+        [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    )
+    assert found == (
+        "x-y-z 3 n=3 3 a1None k:  5 x\n  y B system, user system+user ['b', 'b']  q t1 5% "
+        '{\n  "role": "system",\n  "content": "s"\n} 7=== user 1ab2'
+    )
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+)
+
+
+def test_a_template_without_a_system_role_gets_its_text_before_the_question(tmp_path: Path) -> None:
+    tokenizer = templated(tmp_path, GEMMA)
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?</s>"}
+    assert tokenizer.render_chat([system, user]) == "<user>Be brief.\n\nWho?</s></s>"
+    ids = tokenizer.encode_chat([system, user])
+    assert ids.count(4) == 1 and ids[-1] == 4, "the spelling in the question ends no turn"
+    for refused in ([system], [system, system, user], [user, user], [{**system, "content": None}, user]):
+        with pytest.raises(Fault, match=r"System role not supported|alternate"):
+            tokenizer.render_chat(refused)
+
+
+def test_a_piece_too_long_to_split_is_refused() -> None:
+    with pytest.raises(Fault, match="has 5000 characters"):
+        merges_of(["a", "b" * 5000], [0.0, 0.0], [1, 1])

@@ -15,6 +15,8 @@ from openbook.errors import Fault
 
 Step = dict[str, Any]
 
+MAX_PIECE = 4096  # characters; every split of a piece is looked at, which takes their square
+
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
 BYTE_LEVEL: Step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
@@ -165,13 +167,16 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[i
 def merges_of(tokens: list[str], scores: list[float], kinds: list[int]) -> list[list[str]]:
     """The merges that SentencePiece's scores imply: every split of a piece into two pieces, best score first.
 
-    Splits of one piece share its score; they are ordered by where their halves stand in the vocabulary.
+    Splits of one piece share its score; they are ordered by where their halves stand in the vocabulary. Raises `Fault`
+    for a piece that is too long.
     """
     pieces = {
         token: (index, score)
         for index, (token, score, kind) in enumerate(zip(tokens, scores, kinds, strict=True))
         if kind in (NORMAL, USER, UNUSED)
     }
+    if longest := max((len(piece) for piece in pieces if len(piece) > MAX_PIECE), default=0):
+        raise Fault(f"a token of the vocabulary has {longest} characters; at most {MAX_PIECE} are read")
     ranked = [
         (-score, pieces[piece[:cut]][0], pieces[piece[cut:]][0], piece[:cut], piece[cut:])
         for piece, (_, score) in pieces.items()
