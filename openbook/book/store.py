@@ -69,6 +69,7 @@ class Book:
             encoder = self.encoder(encoder)
             writer = Writer(self.path, self.manifest)
             try:
+                writer.sweep()
                 return add(writer, self._known(), paths, encoder, progress)
             finally:
                 self._see(writer.manifest)

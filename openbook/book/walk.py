@@ -32,9 +32,11 @@ class Found:
 def walk(root: Path) -> Found:
     """All files below `root` that have a reader, sorted; hidden files, junk and books left out.
 
-    Links to folders are reported, not followed: they may lead in circles or out of the tree.
+    Links to folders are reported, not followed: they may lead in circles or out of the tree. So are links to files
+    outside of it: who adds a folder, perhaps someone else's, means what is in it.
     """
     found = Found()
+    inside = Path(os.path.realpath(root))
 
     def refused(error: OSError) -> None:
         found.skipped.append(Skipped(str(error.filename), f"could not be entered: {error.strerror}"))
@@ -45,10 +47,12 @@ def walk(root: Path) -> Found:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if reader_for(here / name):
-                found.files.append(here / name)
-            else:
+            if not reader_for(here / name):
                 found.ignored += 1
+            elif (here / name).is_symlink() and inside not in Path(os.path.realpath(here / name)).parents:
+                found.skipped.append(Skipped(str(here / name), "is a link to a file elsewhere; add that file itself"))
+            else:
+                found.files.append(here / name)
     return found
 
 

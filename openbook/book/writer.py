@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from openbook.book.passages import Piece, in_place, passage_id
 
 if TYPE_CHECKING:
     import lance
+
+_ID = re.compile("[0-9a-f]{32}")  # of a passage
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,19 @@ class Writer:
             _insert(passages, {**rows, "vector": tables.vectors(vectors_NM)})
             _insert(documents, _document_rows(batch.entries))
         self._publish(encoder=encoder, width=width)
-        self._forget_kv(stale - fresh)
+        if stale := stale - fresh:
+            self._forget_kv(stale.__contains__)
         return self.manifest
+
+    def sweep(self) -> None:
+        """Forget what a writer that was killed after it published left of passages that are no more."""
+        if not (self.path / "kv").is_dir():
+            return
+        kept: set[object] = set()
+        if self.manifest.width is not None:
+            _, passages = self._open(self.manifest.width)
+            kept = set(passages.scanner(columns=["id"]).to_table()["id"].to_pylist())
+        self._forget_kv(lambda id: id not in kept)
 
     def tend(self) -> Manifest:
         """Join small fragments and index new rows, as a version of its own where that changed anything."""
@@ -122,10 +136,11 @@ class Writer:
         found = passages.scanner(columns=["id"], filter=f"document_id IN ({tables.quoted(documents)})").to_table()
         return set(found["id"].to_pylist())
 
-    def _forget_kv(self, ids: set[object]) -> None:
+    def _forget_kv(self, gone: Callable[[object], bool]) -> None:
         """Delete the keys and values that another room keeps of removed passages: `kv/<model>/<passage id>.*`."""
-        for file in (self.path / "kv").glob("*/*") if ids else ():
-            if file.name.split(".")[0] in ids:
+        for file in (self.path / "kv").glob("*/*"):
+            id = file.name.split(".")[0]
+            if _ID.fullmatch(id) and gone(id):
                 with contextlib.suppress(FileNotFoundError):
                     file.unlink()
 

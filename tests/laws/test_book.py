@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from openbook.book import BookFault, find, open_book
 from openbook.book.embedder import HashedWords
 from openbook.book.manifest import writing
 from openbook.book.store import Book
+from openbook.book.writer import Writer
 
 WORDS = ("comet", "orbit", "stone", "river", "glass", "lantern", "copper", "violin", "harbour", "meadow", "ember")
 
@@ -135,6 +137,45 @@ def test_the_store_of_keys_and_values_forgets_removed_passages_alone(book: Book,
     (notes / "d000.md").unlink()
     book.add(notes, encoder=ENCODER)
     assert {path.stem for path in (book.path / "kv" / "model").iterdir()} == ids(book)
+
+
+def test_what_a_killed_writer_left_of_removed_passages_is_swept(
+    book: Book, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.add(notes, encoder=ENCODER)
+    folder = book.path / "kv" / "model"
+    folder.mkdir(parents=True)
+    for id in ids(book):
+        (folder / f"{id}.safetensors").write_bytes(b"")
+    (folder / "model.json").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_forget_kv", killed)
+        (notes / "d000.md").unlink()
+        with pytest.raises(KeyboardInterrupt):
+            open_book(book.path).add(notes, encoder=ENCODER)
+    book = open_book(book.path)
+    assert ids(book) < {path.stem for path in folder.glob("*.safetensors")}
+    assert book.add(notes, encoder=ENCODER).unchanged == 2
+    assert {path.stem for path in folder.glob("*.safetensors")} == ids(book)
+    assert (folder / "model.json").exists()
+
+
+def killed(writer: Writer, gone: Callable[[object], bool]) -> None:
+    if gone.__name__ != "<lambda>":  # a sweep finds nothing yet
+        raise KeyboardInterrupt
+
+
+def test_links_to_files_elsewhere_are_reported(book: Book, notes: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text("Nobody asked for this.")
+    (notes / "out.md").symlink_to(tmp_path / "secret.md")
+    (notes / "hop.md").symlink_to("out.md")
+    (notes / "in.md").symlink_to("d001.md")
+    (tmp_path / "way").symlink_to(notes)
+    added = book.add(tmp_path / "way", encoder=ENCODER)
+    assert added.documents == 4
+    assert {Path(s.name).name: s.reason for s in added.skipped} == dict.fromkeys(
+        ("hop.md", "out.md"), "is a link to a file elsewhere; add that file itself"
+    )
 
 
 def test_batches_are_committed_one_by_one(book: Book, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
