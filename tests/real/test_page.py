@@ -6,17 +6,14 @@ import copy
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_answer import sample
 from selectolax.lexbor import LexborHTMLParser
 
 from openbook.answer.html import render_html
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
-from test_faces import sample  # type: ignore[import-not-found]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
@@ -54,6 +51,18 @@ def test_the_script_runs_under_the_policy_and_builds_the_strip(tmp_path: Path) -
     heights = [re.search(r"height: ([\d.]+)%", column.attributes["style"] or "") for column in tree.css("#strip b")]
     assert all(heights) and max(float(h[1]) for h in heights if h) == 100
     assert [node.attributes["id"] for node in tree.css(".passage.open")] == ["s0"]
+
+
+def test_rows_that_are_no_rows_are_dropped_as_the_page_drops_them(tmp_path: Path) -> None:
+    """The script finds its sources by their place in the page, which has none for an array, a number or null."""
+    answer = sample()
+    for name in ("sources", "tokens"):
+        answer[name] = [[], *answer[name][:1], None, 7, ["x"], "row", *answer[name][1:]]
+    (tmp_path / "one").mkdir()
+    tree, said = browsed(answer, tmp_path / "one")
+    plain, _ = browsed(sample(), tmp_path)
+    assert said == ""
+    assert [node.html for node in tree.css("#strip > i")] == [node.html for node in plain.css("#strip > i")]
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:

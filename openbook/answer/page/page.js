@@ -8,7 +8,8 @@
   const popover = document.getElementById("popover");
   const UNPRINTED = /[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const list = (value) => (Array.isArray(value) ? value.filter((item) => item && typeof item === "object") : []);
+  const row = (item) => item && typeof item === "object" && !Array.isArray(item);
+  const list = (value) => (Array.isArray(value) ? value.filter(row) : []);
   const finite = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
   const percent = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`);
   const signed = (value) => value.toFixed(1).replace("-", "\u2212").replace("\u22120.0", "0.0");
