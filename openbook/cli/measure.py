@@ -34,7 +34,7 @@ def qa(
     ] = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer; else 64.")] = None,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
     precision: Annotated[str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
