@@ -18,13 +18,24 @@ from torch import Tensor
 from openbook.errors import Fault
 from openbook.lm.cache.dense import Transient
 from openbook.lm.spec import ModelSpec, require
-from openbook.lm.stack import Stack, pad
+from openbook.lm.stack import Stack
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as WordPieces
 
 DEFAULT = "minilm"
+
+
+def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Texts of any length as one batch: tokens `[B, T]`, and positions `[B, T]` with −1 where a text has ended."""
+    longest = max(map(len, texts))
+    tokens_BT = torch.zeros(len(texts), longest, dtype=torch.long)
+    positions_BT = torch.full((len(texts), longest), -1, dtype=torch.long)
+    for row, text in enumerate(texts):
+        tokens_BT[row, : len(text)] = torch.tensor(text)
+        positions_BT[row, : len(text)] = torch.arange(len(text))
+    return tokens_BT, positions_BT
 
 
 class Encoder(Stack):

@@ -5,8 +5,6 @@ Shapes: B batch, T positions, S keys, M model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +13,6 @@ from openbook.lm.cache.dense import KeyValueCache
 from openbook.lm.feedforward import FeedForward
 from openbook.lm.positions import Rotary, frequencies, rotary
 from openbook.lm.spec import LayerSpec, ModelSpec, NormSpec, RopeSpec
-
-
-def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Texts of any length as one batch: tokens `[B, T]`, and positions `[B, T]` with −1 where a text has ended."""
-    longest = max(map(len, texts))
-    tokens_BT = torch.zeros(len(texts), longest, dtype=torch.long)
-    positions_BT = torch.full((len(texts), longest), -1, dtype=torch.long)
-    for row, text in enumerate(texts):
-        tokens_BT[row, : len(text)] = torch.tensor(text)
-        positions_BT[row, : len(text)] = torch.arange(len(text))
-    return tokens_BT, positions_BT
 
 
 def build_norm(spec: NormSpec, width: int) -> nn.Module:

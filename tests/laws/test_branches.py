@@ -62,6 +62,19 @@ def test_what_stands_before_the_question_does_not_depend_on_it(tiny_model, passa
         assert prompt_tokens(framing, (passage,), question)[: len(before)] == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_answer_does_not_depend_on_which_passages_happened_to_be_kept(tiny_model, dtype):
+    """Law 7, to the last bit, in the precision answers are written in."""
+    model = replace(tiny_model, runner=TorchRunner(copy.deepcopy(tiny_model.runner.decoder).to(dtype)))
+    framing, store = Framing(model.tokenizer), PrefixStore(1 << 24)
+    passages = ["A comet.", "A bridge over the river, 212 metres long. " * 3, "Moss."]
+    Branches(model, framing, branches(passages[1:2]), "What is long?", room=8, store=store)
+    fresh = Branches(model, framing, branches(passages), "How long?", room=8)
+    kept = Branches(model, framing, branches(passages), "How long?", room=8, store=store)
+    assert torch.equal(fresh.start(), kept.start())
+    assert torch.equal(fresh.step(40), kept.step(40))
+
+
 def test_kept_rows_write_what_they_wrote_among_more(tiny_model):
     passages = ["A comet.", "A bridge over the river, 212 metres long.", "Moss."]
     framing = Framing(tiny_model.tokenizer)

@@ -71,21 +71,11 @@ def test_any_chunking_gives_the_same_logits(runner, batch, chunks):
 def test_rows_with_prefixes_of_any_length_equal_each_row_alone(runner, lengths, more):
     """A batch of branches with stored prefixes: every row goes on as if it were alone and never cached."""
     texts = [tokens(1, n + more)[0] for n in lengths]
-    prefixes = [runner.prefill([text[:n].tolist()])[0] if n else None for text, n in zip(texts, lengths, strict=True)]
+    prefixes = [runner.prefill(text[:n].tolist()) if n else None for text, n in zip(texts, lengths, strict=True)]
     cache = runner.cache(prefixes, room=more)
     together = runner.forward(torch.stack([text[n:] for text, n in zip(texts, lengths, strict=True)]), cache)
     for row, (text, n) in enumerate(zip(texts, lengths, strict=True)):
         torch.testing.assert_close(together[row], runner.forward(text[None])[0, n:], atol=1e-4, rtol=1e-4)
-
-
-@given(decoders(), st.lists(st.integers(1, 9), min_size=2, max_size=4))
-@settings(deadline=None, max_examples=20)
-def test_prefill_in_one_padded_batch_equals_each_text_alone(runner, lengths):
-    texts = [tokens(1, n)[0].tolist() for n in lengths]
-    for together, text in zip(runner.prefill(texts), texts, strict=True):
-        (alone,) = runner.prefill([text])
-        for a, b in zip(together.slots, alone.slots, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @given(decoders(), st.permutations(range(4)), st.integers(1, 4))
@@ -106,7 +96,7 @@ def test_selected_rows_go_on_as_before(runner, order, count):
 def test_a_prefix_from_disk_is_the_prefix_that_was_kept(tmp_path_factory, runner, length):
     folder = tmp_path_factory.mktemp("kv")
     text = tokens(1, length)[0].tolist()
-    (made,) = runner.prefill([text])
+    made = runner.prefill(text)
     store = PrefixStore(1 << 20, folder, 1 << 20)
     store.put("p", text, made)
     store.flush()
@@ -124,7 +114,7 @@ def small() -> TorchRunner:
 def test_a_store_keeps_to_its_budgets(tmp_path):
     runner = small()
     texts = [tokens(1, 10)[0].tolist() for _ in range(6)]
-    made = runner.prefill(texts)
+    made = [runner.prefill(text) for text in texts]
     store = PrefixStore(2 * made[0].nbytes, tmp_path, 3000)
     for i, (text, prefix) in enumerate(zip(texts, made, strict=True)):
         store.put(f"p{i}", text, prefix)
@@ -138,7 +128,7 @@ def test_a_damaged_entry_is_made_again_not_believed(tmp_path):
     runner = small()
     text = tokens(1, 10)[0].tolist()
     store = PrefixStore(1 << 20, tmp_path, 1 << 20)
-    store.put("p", text, runner.prefill([text])[0])
+    store.put("p", text, runner.prefill(text))
     store.flush()
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:50])
@@ -150,7 +140,7 @@ def test_an_entry_of_the_wrong_make_is_not_believed(tmp_path, what):
     """Whoever can write a book's folder can write anything there."""
     runner = small()
     text = tokens(1, 6)[0].tolist()
-    (good,) = runner.prefill([text])
+    good = runner.prefill(text)
     (slot,) = good.slots
     wrong = {
         "heads": (slot.repeat(1, 2, 1, 1),),
@@ -179,10 +169,10 @@ def test_a_folder_that_is_a_link_is_left_alone(tmp_path):
     text = tokens(1, 6)[0].tolist()
     for folder in (tmp_path / "kv", tmp_path / "kv" / "model"):
         store = PrefixStore(1 << 20, folder, 1)
-        store.put("p", text, runner.prefill([text])[0])
+        store.put("p", text, runner.prefill(text))
         store.flush()
     plain = PrefixStore(1 << 20, tmp_path / "elsewhere", 1)
-    plain.put("p", text, runner.prefill([text])[0])
+    plain.put("p", text, runner.prefill(text))
     plain.flush()
     assert [f.name for f in (tmp_path / "elsewhere").iterdir()] == ["letter.txt"]
 
@@ -190,7 +180,7 @@ def test_a_folder_that_is_a_link_is_left_alone(tmp_path):
 def test_what_waits_for_the_disk_is_bounded_too(tmp_path):
     runner = small()
     texts = [tokens(1, 10)[0].tolist() for _ in range(6)]
-    made = runner.prefill(texts)
+    made = [runner.prefill(text) for text in texts]
     store = PrefixStore(made[0].nbytes, tmp_path, 1 << 20)
     for i, (text, prefix) in enumerate(zip(texts, made, strict=True)):
         store.put(f"p{i}", text, prefix)

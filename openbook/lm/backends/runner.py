@@ -25,5 +25,5 @@ class Runner(Protocol):
     def forward(self, tokens_BT: Tensor, cache: DenseCache | None = None, *, keep: slice = slice(None)) -> Tensor:
         """fp32 logits `[B, T', V]` of the positions in `keep`; each row goes on at its own next position."""
 
-    def prefill(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """The keys and values of each of these token sequences, all from position 0."""
+    def prefill(self, text: Sequence[int]) -> Prefix:
+        """The keys and values of these tokens, from position 0: a function of them alone, to the last bit."""

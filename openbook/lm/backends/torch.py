@@ -10,7 +10,6 @@ from torch import Tensor
 from openbook.lm.cache.dense import DenseCache, Prefix
 from openbook.lm.decoder import Decoder
 from openbook.lm.spec import ModelSpec
-from openbook.lm.stack import pad
 
 
 def default_device() -> torch.device:
@@ -61,11 +60,8 @@ class TorchRunner:
         return logits
 
     @torch.inference_mode()
-    def prefill(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """One forward for all texts, shorter ones padded on the right with tokens nobody sees."""
-        if not texts:
-            return []
-        tokens_BT, positions_BT = pad(texts)
-        cache = DenseCache.of_prefixes(self.spec, [None] * len(texts), tokens_BT.shape[1], self.dtype, self.device)
-        self.decoder.hidden(tokens_BT.to(self.device), positions_BT.to(self.device), cache)
-        return [cache.prefix(row) for row in range(len(texts))]
+    def prefill(self, text: Sequence[int]) -> Prefix:
+        cache = self.cache([None], room=len(text))
+        positions_BT = torch.arange(len(text), device=self.device)[None]
+        self.decoder.hidden(torch.tensor([list(text)], device=self.device), positions_BT, cache)
+        return cache.prefix(0)

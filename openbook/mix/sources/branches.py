@@ -19,8 +19,6 @@ from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
 from openbook.mix.source import Label
 from openbook.mix.weights import Array
 
-# Texts are prefilled in batches of at most this many padded tokens: bounded memory, and it can be interrupted.
-PREFILL_TOKENS = 4096
 LOGIT_NUMBERS = 1 << 26
 """Logits held at once while a question is read: 256 MiB in fp32."""
 LEAST_PASSAGE = 16
@@ -98,19 +96,19 @@ class Branches:
     def _prefixes(
         self, names: Sequence[str], texts: Sequence[list[int]], store: PrefixStore | None
     ) -> list[Prefix | None]:
-        """Each text's keys and values: from the store, else computed in batches of similar length and kept there."""
-        found = [store.get(name, text) if store else None for name, text in zip(names, texts, strict=True)]
-        missing = [i for i in range(len(texts)) if found[i] is None and texts[i]]
-        batch: list[int] = []
-        for index in [*sorted(missing, key=lambda i: len(texts[i])), None]:
-            if batch and (index is None or (len(batch) + 1) * len(texts[index]) > PREFILL_TOKENS):
-                for i, prefix in zip(batch, self._runner.prefill([texts[i] for i in batch]), strict=True):
-                    found[i] = prefix
-                    if store:
-                        store.put(names[i], texts[i], prefix)
-                batch = []
-            if index is not None:
-                batch.append(index)
+        """Each text's keys and values: from the store, else computed and kept there.
+
+        One text at a time: in bf16 the sums of a batch depend on its other members, and an answer must not depend on
+        which passages happened to be kept. A passage is long enough to keep the processor busy by itself.
+        """
+        found: list[Prefix | None] = []
+        for name, text in zip(names, texts, strict=True):
+            prefix = store.get(name, text) if store else None
+            if prefix is None and text:
+                prefix = self._runner.prefill(text)
+                if store:
+                    store.put(name, text, prefix)
+            found.append(prefix)
         return found
 
     def keep(self, rows: Sequence[int], labels: Sequence[Label] | None = None) -> None:
