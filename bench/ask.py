@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, LlamaForCausalLM
 
 from openbook.answer.ask import write
 from openbook.book.retrieve import find
@@ -26,6 +26,7 @@ from openbook.home import home
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.encoder import load_encoder
 from openbook.lm.model import load_model
+from openbook.lm.weights.checkpoint import open_checkpoint
 from openbook.measure.machine import processor
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.mixture import Mixture, Weights
@@ -104,6 +105,41 @@ def oracle(model: torch.nn.Module, prompt: list[int], tokens: int) -> tuple[floa
     return 1e3 * first, (tokens - 1) / (whole - first), written
 
 
+def rival(dtype: torch.dtype) -> LlamaForCausalLM:
+    """transformers' Llama with the same weights in the same precision, unpacked: from the GGUF itself it would keep
+    them packed and unpack them at every step, which is not its best."""
+    folder = home() / "models" / "smollm2"
+    file = next(folder.glob("*.gguf"))
+    with torch.device("meta"):
+        model = LlamaForCausalLM(AutoConfig.from_pretrained(folder, gguf_file=file.name))
+    state = {renamed(name): tensor for name, tensor in open_checkpoint(file).state(dtype)}
+    model.load_state_dict(state, assign=True, strict=False)
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model.eval()
+
+
+def renamed(name: str) -> str:
+    """Our name of a parameter as transformers has it."""
+    for ours, theirs in NAMES_THERE:
+        name = name.replace(ours, theirs)
+    return f"model.{name}"
+
+
+NAMES_THERE = (
+    ("attention_norm", "input_layernorm"),
+    ("feed_forward_norm", "post_attention_layernorm"),
+    ("attention.query", "self_attn.q_proj"),
+    ("attention.out", "self_attn.o_proj"),
+    ("key_value.key", "self_attn.k_proj"),
+    ("key_value.value", "self_attn.v_proj"),
+    ("feed_forward.gate", "mlp.gate_proj"),
+    ("feed_forward.up", "mlp.up_proj"),
+    ("feed_forward.down", "mlp.down_proj"),
+    ("embedding", "embed_tokens"),
+)
+
+
 class Race:
     """Every contestant on the same questions, one after the other, so that drift of the machine meets all alike."""
 
@@ -112,10 +148,7 @@ class Race:
         self.model, self.encoder = load_model(), load_encoder()
         self.book = warm_book(passages)
         self.settings = Settings(max_tokens=tokens, margin=None)
-        folder = home() / "models" / "smollm2"
-        file = next(folder.glob("*.gguf")).name
-        dtype = self.model.runner.dtype
-        self.rival = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype).eval()
+        self.rival = rival(self.model.runner.dtype)
         self.measured: dict[str, list[float]] = {}
         self.equal_texts = 0
 
