@@ -21,7 +21,7 @@ _COMMON = frozenset(
     """.split()  # noqa: SIM905 a list of words reads better as words
 )
 _BREAK = re.compile(r"(\n[ \t]*\n)")
-_GAP, _LONGEST = 0.15, 400
+_GAP, _LONGEST = 0.3, 400
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,11 @@ PASSAGE = "In 2019 the observatory measured a tail of 4.7 million kilometres; th
         ("The comet team was led by Dr. Ingrid Vass.", PASSAGE, "team was led by Dr. Ingrid Vass"),
         ("It measured 4.7 million kilometres.", PASSAGE, "measured a tail of 4.7 million kilometres"),
         ("Ingrid Vass", PASSAGE, "Ingrid Vass"),
+        (  # one word many words away does not belong to the place
+            "The comet team at Karlsholt was led by Dr. Ingrid Vass.",
+            "It measured a comet tail of 4.7 million kilometres. The team was led by Dr. Ingrid Vass.",
+            "team was led by Dr. Ingrid Vass",
+        ),
         ("Vass.", "Vass led. Vass wrote. Vass left. Vass slept.", "Vass"),
         ("The comet team was led by Vass.", "# Comet\n\nVass led the comet team.", "the comet team"),
         ("彗星的尾巴长470万公里", "天文台测量了彗星的尾巴，长470万公里。团队很小。", "彗星的尾巴，长470万公里"),
