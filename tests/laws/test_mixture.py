@@ -194,7 +194,7 @@ def test_only_greedy_choices_under_weights_nobody_can_earn_are_certified():
         steps = generate(mixture, Sampling(temperature), (), 1, fixed_prior=fixed_prior)
         return next(steps).certified
 
-    assert certified() == 0 or certified() == 1
+    assert certified() == 0  # 0.4·0.8 + 0.6·0.6 is less than what one bad passage of weight 0.4 turns, 0.4·1.8
     assert certified(tau=0.5) is certified(temperature=1.0) is certified(fixed_prior=False) is None
 
 
