@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.mix.source import Label, Source
-from openbook.mix.weights import Array, cap_weights, normalise, persist
+from openbook.mix.weights import Array, cap_weights, persist
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,3 @@ class Mixture:
         self.log_likelihood_S = self.log_likelihood_S + self.log_p_of(token)
         self.log_w_S = self.weights.at(self.log_likelihood_S)
         self.log_p_SV = torch.cat([source.step(token) for source in self.sources])
-
-
-def log_prior(passages_log_S: Array, closed_share: float) -> Array:
-    """Passages' log-weights and, last, the closed book's fixed share of the whole."""
-    if not 0 <= closed_share < 1:
-        raise Fault(f"the closed book's share is {closed_share}; it must be from 0 to below 1")
-    with np.errstate(divide="ignore"):
-        closed = np.log([closed_share])
-    return np.concatenate([normalise(passages_log_S) + np.log1p(-closed_share), closed])

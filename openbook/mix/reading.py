@@ -14,12 +14,12 @@ from openbook.book.retrieve import Hit, find
 from openbook.book.store import Book
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import LanguageModel
-from openbook.mix.mixture import Mixture, Weights, log_prior
+from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
-from openbook.mix.weights import Array, normalise, refine
+from openbook.mix.weights import Array, log_prior, normalise, refine
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
 ARITHMETIC = 1

@@ -9,8 +9,9 @@ import numpy as np
 
 from openbook.errors import Fault
 from openbook.mix.decode import Sampling
-from openbook.mix.mixture import Weights, log_prior
+from openbook.mix.mixture import Weights
 from openbook.mix.prompt import Prompt
+from openbook.mix.weights import log_prior
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ def normalise(log_u_S: Array) -> Array:
     return log_u_S - total
 
 
+def log_prior(passages_log_S: Array, closed_share: float) -> Array:
+    """Passages' log-weights and, last, the closed book's fixed share of the whole."""
+    if not 0 <= closed_share < 1:
+        raise Fault(f"the closed book's share is {closed_share}; it must be from 0 to below 1")
+    with np.errstate(divide="ignore"):
+        closed = np.log([closed_share])
+    return np.concatenate([normalise(passages_log_S) + np.log1p(-closed_share), closed])
+
+
 def refine(log_prior_S: Array, question_log_p_S: Array, beta: float) -> Array:
     """The question as the first evidence: `w_s ∝ π_s · p(x|z_s)^β`."""
     return normalise(log_prior_S + beta * question_log_p_S)

@@ -12,9 +12,9 @@ from openbook.errors import Fault
 from openbook.mix.certificate import certify
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.evidence import Evidence
-from openbook.mix.mixture import Mixture, Weights, log_prior
+from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.source import Label
-from openbook.mix.weights import cap_weights, normalise, persist, refine
+from openbook.mix.weights import cap_weights, log_prior, normalise, persist, refine
 
 END = 0
 FEW = st.integers(2, 4)
