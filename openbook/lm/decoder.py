@@ -8,16 +8,35 @@ from torch import Tensor, nn
 
 from openbook.lm.cache.dense import KeyValueCache, Transient
 from openbook.lm.spec import ModelSpec, require
-from openbook.lm.stack import Stack
+from openbook.lm.stack import Memory, Stack
+
+
+class Head(nn.Module):
+    """From hidden states to fp32 logits: the embedding again where tied, a matrix of its own where not."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = None if spec.tied else nn.Parameter(torch.empty(spec.vocabulary, spec.width))
+        self.bias = nn.Parameter(torch.zeros(spec.vocabulary)) if spec.head_bias else None
+        if self.weight is not None and not self.weight.is_meta:
+            nn.init.normal_(self.weight, std=spec.width**-0.5)
+
+    def forward(self, hidden_BTM: Tensor, embedding_VM: Tensor) -> Tensor:
+        if self.spec.logit_scale != 1.0:
+            hidden_BTM = hidden_BTM * self.spec.logit_scale
+        logits = F.linear(hidden_BTM, embedding_VM if self.weight is None else self.weight, self.bias).float()
+        cap = self.spec.logit_cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 class Decoder(Stack):
     """Next-token logits for a `ModelSpec` with a head."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, embedding: nn.Embedding | None = None) -> None:
         require(spec.head, "this spec has no next-token head; it describes an encoder (openbook.lm.encoder)")
-        super().__init__(spec)
-        self.head = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
+        super().__init__(spec, embedding)
+        self.head = Head(spec)
 
     def forward(
         self,
@@ -25,17 +44,18 @@ class Decoder(Stack):
         positions_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
         *,
+        memory: Memory | None = None,
         keep: slice = slice(None),
     ) -> Tensor:
         """fp32 logits `[B, T', V]` of the positions in `keep` (all by default).
 
-        Without `positions_BT` the tokens follow what the cache holds. Without a cache nothing is kept.
+        Without `positions_BT` the tokens follow what the cache holds. Without a cache nothing is kept. `memory` is what
+        cross-attention reads (`Stack.remember`).
         """
         cache = Transient(self.spec) if cache is None else cache
         if positions_BT is None:
-            start = cache.length
-            positions_BT = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)[None]
-            positions_BT = positions_BT.expand_as(tokens_BT)
-        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache)[:, keep]
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(hidden_BTM, weight).float()
+            steps_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+            positions_BT = (cache.next_positions_B[:, None] + steps_T).expand_as(tokens_BT)
+        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory)[:, keep]
+        logits_BTV: Tensor = self.head(hidden_BTM, self.embedding.weight)
+        return logits_BTV

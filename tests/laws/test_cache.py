@@ -14,7 +14,8 @@ from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.dense import DenseCache, Prefix
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.decoder import Decoder
-from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeScaling, RopeSpec, SpecError
+from openbook.lm.rules import rule
+from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec, SpecError
 
 VOCABULARY = 61
 
@@ -27,7 +28,11 @@ def attentions(draw):
         kv_heads=kv_heads,
         head_dim=draw(st.sampled_from([4, 8])),
         window=draw(st.sampled_from([None, 1, 3, 5, 8, 20])),
-        rope=draw(st.sampled_from([None, RopeSpec(), RopeSpec(500.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 16))])),
+        rope=draw(
+            st.sampled_from(
+                [None, RopeSpec(), RopeSpec(500.0, rule("llama3", factor=8.0, low=1.0, high=4.0, original=16))]
+            )
+        ),
         qkv_bias=draw(st.booleans()),
     )
 
@@ -190,7 +195,7 @@ def test_what_waits_for_the_disk_is_bounded_too(tmp_path):
 def test_the_window_counts_the_query_itself():
     q = torch.tensor([[4]])
     k = torch.tensor([[0, 1, 2, 3, 4, 5, -1]])
-    seen = visible(q, k, causal=True, window=3)[0, 0].tolist()
+    seen = visible(q, k, AttentionSpec(1, 1, 2, window=3))[0, 0].tolist()
     assert seen == [False, False, True, True, True, False, False]
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from openbook.errors import Fault
-from openbook.lm.spec import RopeScaling
+from openbook.lm.rules import rule
 from openbook.lm.weights.checkpoint import open_checkpoint
 from openbook.lm.weights.config import ACTIVATIONS, spec_from_config
 from openbook.lm.weights.gguf_spec import llama3_divisors
@@ -125,8 +125,8 @@ def test_llama_as_transformers_saves_it(
         attention.rope.scaling
         == {
             None: None,
-            "linear": RopeScaling("linear", 4.0),
-            "llama3": RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
+            "linear": rule("linear", factor=4.0),
+            "llama3": rule("llama3", factor=8.0, low=1.0, high=4.0, original=8192),
         }[rope and rope["rope_type"]]
     )
     assert spec.final_norm == spec.layers[0].norm and spec.layers[0].norm.epsilon == config.rms_norm_eps
@@ -156,8 +156,8 @@ def test_bert_with_and_without_prefix_and_pooler(tmp_path: Path) -> None:
         model = kind(BertConfig(**tiny_bert()))
         folder = saved(model, tmp_path / kind.__name__)
         spec = open_checkpoint(folder).spec
-        assert not spec.head and spec.learned_positions and spec.token_types == 2 and spec.final_norm is None
-        assert not spec.layers[0].attention.causal and spec.layers[0].norm.place == "post"
+        assert not spec.head and spec.positions == "learned" and spec.token_types == 2 and spec.final_norm is None
+        assert not spec.layers[0].attention.causal and spec.layers[0].place == "post"
         assert_same_state(folder, model, BERT)
 
 
@@ -204,7 +204,7 @@ def test_divisors_of_llama3_are_those_of_transformers() -> None:
     config = LlamaConfig(head_dim=64, rope_parameters={"rope_theta": 500000.0, **LLAMA3_ROPE})
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 500000.0 ** (-torch.arange(32) / 32)
-    ours = torch.tensor(llama3_divisors(RopeScaling("llama3", 8.0, 1.0, 4.0, 8192), 500000.0, 32))
+    ours = torch.tensor(llama3_divisors(rule("llama3", factor=8.0, low=1.0, high=4.0, original=8192), 500000.0, 32))
     torch.testing.assert_close(plain / ours, scaled, rtol=1e-5, atol=0)
 
 
@@ -391,7 +391,7 @@ def test_rope_factors_of_a_gguf_are_honoured_or_refused(tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**tiny(head_dim=64)))
     saved(model, tmp_path)
     options: dict[str, Any] = {"attention.key_length": 64, "rope.freq_base": 500000.0}
-    scaling = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
+    scaling = rule("llama3", factor=32.0, low=1.0, high=4.0, original=8192)
     divisors = torch.tensor(llama3_divisors(scaling, 500000.0, 32))
     cases = {"llama3": (divisors, scaling), "none": (torch.ones(32), None)}
     for name, (factors, expected) in cases.items():
@@ -433,4 +433,4 @@ def test_another_gguf_architecture_is_named_and_linear_scaling_is_kept(tmp_path:
         open_checkpoint(gguf_of(model, tmp_path / "q.gguf", architecture="qwen2"))
     linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
     rope = open_checkpoint(gguf_of(model, tmp_path / "l.gguf", **linear)).spec.layers[0].attention.rope
-    assert rope is not None and rope.scaling == RopeScaling("linear", 4.0)
+    assert rope is not None and rope.scaling == rule("linear", factor=4.0)

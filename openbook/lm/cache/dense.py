@@ -21,11 +21,14 @@ class KeyValueCache(Protocol):
     """What a stack asks of a cache. `extend` comes first in a forward, then each producer writes, readers read."""
 
     @property
-    def length(self) -> int:
-        """Columns held, the newest forward's included."""
+    def next_positions_B(self) -> Tensor:
+        """The position each row's next token takes: one past its latest."""
 
-    def extend(self, positions_BT: Tensor) -> Tensor:
-        """Announce T new columns with these positions; returns the positions `[B, S]` of all keys now held."""
+    def extend(self, positions_BT: Tensor) -> None:
+        """Announce T new tokens a row with these positions; −1 marks padding."""
+
+    def positions(self, slot: int) -> Tensor:
+        """The positions `[B, S]` of the keys that `read(slot)` gives in this forward; −1 where there is none."""
 
     def write(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         """Keep one producer's keys and values of the announced columns."""
@@ -38,14 +41,22 @@ class Transient:
     """The cache of a forward that keeps nothing afterwards."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.length = 0
+        self._positions_BT: Tensor | None = None
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * len(spec.producers)
 
-    def extend(self, positions_BT: Tensor) -> Tensor:
-        if self.length:
+    @property
+    def next_positions_B(self) -> Tensor:
+        return torch.zeros(1, dtype=torch.long)
+
+    def extend(self, positions_BT: Tensor) -> None:
+        if self._positions_BT is not None:
             raise RuntimeError("a transient cache serves one forward; use DenseCache to continue a text")
-        self.length = positions_BT.shape[1]
-        return positions_BT
+        self._positions_BT = positions_BT
+
+    def positions(self, slot: int) -> Tensor:
+        if self._positions_BT is None:
+            raise RuntimeError("extend comes first in a forward")
+        return self._positions_BT
 
     def write(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         self._held[slot] = (k_BKTD, v_BKTD)
@@ -126,7 +137,7 @@ class DenseCache:
         """Bytes allocated for keys and values."""
         return sum(t.nbytes for t in self._slots)
 
-    def extend(self, positions_BT: Tensor) -> Tensor:
+    def extend(self, positions_BT: Tensor) -> None:
         count = positions_BT.shape[1]
         if self.length + count > self.capacity:
             raise Fault(
@@ -135,6 +146,8 @@ class DenseCache:
             )
         self._start, self.length = self.length, self.length + count
         self._positions_BC[:, self._start : self.length] = positions_BT
+
+    def positions(self, slot: int) -> Tensor:
         return self._positions_BC[:, : self.length]
 
     def write(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openbook.errors import Fault
+from openbook.lm.rules import Rule, rule
 from openbook.lm.spec import (
     Activation,
     AttentionSpec,
@@ -18,7 +19,6 @@ from openbook.lm.spec import (
     LayerSpec,
     ModelSpec,
     NormSpec,
-    RopeScaling,
     RopeSpec,
 )
 from openbook.lm.weights.fields import Fields
@@ -125,7 +125,7 @@ def mistral(fields: Fields) -> ModelSpec:
 def _decoder(fields: Fields, *, window: int | None, rms_epsilon: float, kv_heads: int | None) -> ModelSpec:
     width = fields.whole("hidden_size")
     heads = fields.whole("num_attention_heads")
-    norm = NormSpec("rms", "pre", fields.real("rms_norm_eps", rms_epsilon))
+    norm = NormSpec("rms", fields.real("rms_norm_eps", rms_epsilon))
     bias = fields.flag("attention_bias", False)
     attention = AttentionSpec(
         heads=heads,
@@ -169,7 +169,7 @@ def bert(fields: Fields) -> ModelSpec:
     width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
     if width % heads:
         raise fields.fault("num_attention_heads", f"is {heads}, which does not divide hidden_size {width}")
-    norm = NormSpec("layer", "post", fields.real("layer_norm_eps", 1e-12))
+    norm = NormSpec("layer", fields.real("layer_norm_eps", 1e-12))
     attention = AttentionSpec(
         heads=heads, kv_heads=heads, head_dim=width // heads, causal=False, qkv_bias=True, out_bias=True
     )
@@ -179,10 +179,10 @@ def bert(fields: Fields) -> ModelSpec:
     spec = ModelSpec(
         vocabulary=fields.whole("vocab_size"),
         width=width,
-        layers=(LayerSpec(attention, feed_forward, norm),) * layer_count(fields, "num_hidden_layers"),
+        layers=(LayerSpec(attention, feed_forward, norm, "post"),) * layer_count(fields, "num_hidden_layers"),
         max_positions=fields.whole("max_position_embeddings", 512),
         head=False,
-        learned_positions=True,
+        positions="learned",
         token_types=fields.whole("type_vocab_size", 2),
         embedding_norm=norm,
         final_norm=None,
@@ -225,20 +225,20 @@ def rope_from(fields: Fields) -> RopeSpec:
     return RopeSpec(base, scaling)
 
 
-def _scaling(inner: Fields, longest: Any) -> RopeScaling | None:
+def _scaling(inner: Fields, longest: Any) -> Rule | None:
     kind, old_kind = inner.take("rope_type"), inner.take("type")
     kind = kind or old_kind or "default"
     if kind == "default":
         inner.only("factor", 1, 1.0)
         return None
     if kind == "linear":
-        return RopeScaling("linear", inner.real("factor"))
+        return rule("linear", factor=inner.real("factor"))
     if kind == "llama3":
-        return RopeScaling(
+        return rule(
             "llama3",
             factor=inner.real("factor"),
-            low_frequency_factor=inner.real("low_freq_factor"),
-            high_frequency_factor=inner.real("high_freq_factor"),
-            original_positions=inner.whole("original_max_position_embeddings", longest),
+            low=inner.real("low_freq_factor"),
+            high=inner.real("high_freq_factor"),
+            original=inner.whole("original_max_position_embeddings", longest),
         )
     raise inner.fault("rope_type", f"is {kind!r}, which is not supported; default, linear and llama3 are")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from openbook.errors import Fault
-from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec, RopeScaling, RopeSpec
+from openbook.lm.rules import Rule, rule
+from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec, RopeSpec
 from openbook.lm.weights.config import layer_count
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.gguf import TensorInfo
@@ -42,7 +43,7 @@ def _llama(fields: Fields, tensors: Tensors, load: Load | None) -> ModelSpec:
         raise Fault("the GGUF file has no tensor token_embd.weight; it is not a whole model")
     width, heads = fields.whole("embedding_length"), fields.whole("attention.head_count")
     head_dim = _head_dim(fields, max(1, width // heads))
-    norm = NormSpec("rms", "pre", fields.real("attention.layer_norm_rms_epsilon"))
+    norm = NormSpec("rms", fields.real("attention.layer_norm_rms_epsilon"))
     window = fields.take("attention.sliding_window")
     attention = AttentionSpec(
         heads=heads,
@@ -85,7 +86,7 @@ def _rope(fields: Fields, head_dim: int, tensors: Tensors, load: Load | None) ->
     factor = fields.real("rope.scaling.factor", old_factor)
     if kind not in ("none", "linear"):
         raise fields.fault("rope.scaling.type", f"is {kind!r}, which is not supported; none and linear are")
-    scaling = RopeScaling("linear", factor) if factor != 1.0 and (kind == "linear" or old_factor != 1.0) else None
+    scaling = rule("linear", factor=factor) if factor != 1.0 and (kind == "linear" or old_factor != 1.0) else None
     if ROPE_FACTORS not in tensors:
         return RopeSpec(base, scaling)
     if scaling is not None:
@@ -95,7 +96,7 @@ def _rope(fields: Fields, head_dim: int, tensors: Tensors, load: Load | None) ->
     return RopeSpec(base, _scaling_of(load(ROPE_FACTORS).double().tolist(), base, original))
 
 
-def _scaling_of(factors: list[float], base: float, original: object) -> RopeScaling | None:
+def _scaling_of(factors: list[float], base: float, original: object) -> Rule | None:
     """The llama3 scaling that gives these divisors of the frequencies.
 
     A GGUF stores the divisors and not the four numbers that made them. The numbers of every released model are
@@ -104,12 +105,12 @@ def _scaling_of(factors: list[float], base: float, original: object) -> RopeScal
     if all(factor == 1.0 for factor in factors):
         return None
     if min(factors) == max(factors):
-        return RopeScaling("linear", factors[0])
+        return rule("linear", factor=factors[0])
     lengths = {8192, *([original] if isinstance(original, int) and original >= 1 else [])}
     for length in sorted(lengths, reverse=True):
         if not all(math.isfinite(factor) and factor > 0 for factor in factors):
             break
-        scaling = RopeScaling("llama3", max(factors), 1.0, 4.0, length)
+        scaling = rule("llama3", factor=max(factors), low=1.0, high=4.0, original=length)
         if all(
             math.isclose(*pair, rel_tol=1e-4)
             for pair in zip(factors, llama3_divisors(scaling, base, len(factors)), strict=True)
@@ -118,12 +119,12 @@ def _scaling_of(factors: list[float], base: float, original: object) -> RopeScal
     raise Fault(f"tensor {ROPE_FACTORS} is not a llama3 scaling that openbook knows; take the safetensors checkpoint")
 
 
-def llama3_divisors(scaling: RopeScaling, base: float, pairs: int) -> list[float]:
+def llama3_divisors(scaling: Rule, base: float, pairs: int) -> list[float]:
     """What llama3 scaling divides each of `pairs` rotary frequencies by, fastest first (Llama 3.1)."""
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    low, high = scaling["low"], scaling["high"]
     divisors = []
     for index in range(pairs):
-        turns = scaling.original_positions * base ** (-index / pairs) / (2 * math.pi)
+        turns = scaling["original"] * base ** (-index / pairs) / (2 * math.pi)
         blend = min(1.0, max(0.0, (turns - low) / (high - low)))
-        divisors.append(1 / ((1 - blend) / scaling.factor + blend))
+        divisors.append(1 / ((1 - blend) / scaling["factor"] + blend))
     return divisors

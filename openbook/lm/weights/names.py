@@ -106,7 +106,7 @@ GGUF_LLAMA = NameTable(
 def parameters(spec: ModelSpec) -> dict[str, Shape]:
     """Our names of all parameters of a model, with their shapes (weights `[out, in]`), in the order of the model."""
     shapes: dict[str, Shape] = {"embedding.weight": (spec.vocabulary, spec.width)}
-    if spec.learned_positions:
+    if spec.positions == "learned":
         shapes["positions.weight"] = (spec.max_positions, spec.width)
     if spec.token_types:
         shapes["token_types.weight"] = (spec.token_types, spec.width)
@@ -130,7 +130,7 @@ def _linear(name: str, out: int, into: int, bias: bool) -> dict[str, Shape]:
 
 
 def _norm(name: str, norm: NormSpec, width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (width,), **({f"{name}.bias": (width,)} if norm.kind == "layer" else {})}
+    return {f"{name}.weight": (width,), **({f"{name}.bias": (width,)} if norm.has_bias else {})}
 
 
 def _attention(at: str, spec: AttentionSpec, width: int) -> dict[str, Shape]:
