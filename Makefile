@@ -1,5 +1,6 @@
 # make ask   set up, then ask a question of documents:  make ask Q="…" DOCS=folder
 # make test  set up, then lint, types, floors and tests
+# make sweep set up, then the long sweeps: law 1 over every attention, layout and codec
 #            python3.11 where it is, else python3; another:  make PYTHON=/path/to/python3.12
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -11,7 +12,7 @@ export QUESTION  := $(value Q)
 export DOCUMENTS := $(value DOCS)
 unexport Q DOCS
 
-.PHONY: ask test lint models clean
+.PHONY: ask test sweep models clean
 
 ask: $(VENV)/.run models
 	@$(BIN)/openbook ask --docs "$$DOCUMENTS" -- "$$QUESTION" || test $$? -eq 3 # 3: it abstained, and said so
@@ -22,6 +23,9 @@ test: $(VENV)/.dev models
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+sweep: $(VENV)/.dev models
+	$(BIN)/pytest -m sweep
 
 models: $(VENV)/.run
 	@$(BIN)/openbook models pull --all --quiet
