@@ -38,6 +38,18 @@ def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return tokens_BT, positions_BT
 
 
+def batches(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
+    """Indices grouped by length, so that little is padding; each group within a budget of padded tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > tokens_at_once:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
 class Encoder(Stack):
     """Hidden states of a `ModelSpec` without a head; every token sees every other."""
 
@@ -71,7 +83,7 @@ class TextEncoder:
         """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
         encodings = self._encode(texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
-        for batch in self._batches([len(e.ids) for e in encodings], tokens_at_once):
+        for batch in batches([len(e.ids) for e in encodings], tokens_at_once):
             vectors[batch] = self._embed([encodings[i].ids for i in batch])
         return vectors
 
@@ -90,18 +102,6 @@ class TextEncoder:
         # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
         return text[: self.max_tokens * 32]
 
-    @staticmethod
-    def _batches(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
-        """Indices grouped by length, so that little is padding; each group within a budget of padded tokens."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * lengths[index] > tokens_at_once:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
-
     def _embed(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         tokens_BT, positions_BT = pad(ids)
         with torch.inference_mode():
@@ -119,16 +119,21 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
 
     folder = locate(name, fetch=fetch)
     checkpoint = open_checkpoint(folder)
+    spec = checkpoint.spec
+    if not isinstance(spec, ModelSpec):
+        raise Fault(f"{folder} holds an encoder and a decoder; open it with load_seq2seq")
+    if spec.classifier is not None:
+        raise Fault(f"{folder} is a classifier, its output is labels; open it with load_classifier")
     with torch.device("meta"):
-        encoder = Encoder(checkpoint.spec)
-    pieces, max_tokens = _pieces(folder / "tokenizer.json", checkpoint.spec), _max_tokens(folder, checkpoint.spec)
+        encoder = Encoder(spec)
+    pieces, max_tokens = pieces_of(folder / "tokenizer.json", spec), longest_text(folder, spec)
     state = dict(checkpoint.state(torch.float32))
     encoder.load_state_dict(state, assign=True)
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=max_tokens)
 
 
-def _pieces(path: Path, spec: ModelSpec) -> WordPieces:
+def pieces_of(path: Path, spec: ModelSpec) -> WordPieces:
     """The word pieces of a tokenizer.json whose every id has a row in the weights."""
     from openbook.lm.weights.safetensors import read_json
     from openbook.lm.weights.tokenizer_json import build, checked
@@ -142,7 +147,7 @@ def _pieces(path: Path, spec: ModelSpec) -> WordPieces:
     return pieces
 
 
-def _max_tokens(folder: Path, spec: ModelSpec) -> int:
+def longest_text(folder: Path, spec: ModelSpec) -> int:
     """The length the encoder was trained for: `max_seq_length` beside it, else all its positions."""
     from openbook.lm.weights.safetensors import read_json
 

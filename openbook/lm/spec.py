@@ -231,10 +231,14 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """A head on an encoder's first token: dense, `activation`, dense to the labels (BERT, RoBERTa, DistilBERT)."""
+    """A head on an encoder's first token: dense, `activation`, dense to the labels (BERT, RoBERTa, DistilBERT).
+
+    `multiple` says that each label holds or not by itself: probabilities are sigmoids, not one softmax.
+    """
 
     labels: tuple[str, ...]
     activation: Literal["tanh", "relu"] = "tanh"
+    multiple: bool = False
 
     def __post_init__(self) -> None:
         require(len(self.labels) >= 1, "a classifier needs at least one label")
