@@ -211,8 +211,8 @@ def test_divisors_of_llama3_are_those_of_transformers() -> None:
 REFUSED = {
     "an architecture": (tiny(architectures=["MambaForCausalLM"]), "MambaForCausalLM.*BertModel.*LlamaForCausalLM"),
     "no architecture": ({"vocab_size": 3}, "architecture None"),
-    "yarn": (tiny(rope_scaling={"type": "yarn", "factor": 4.0}), "rope_type is 'yarn'"),
-    "dynamic": (tiny(rope_parameters={"rope_type": "dynamic", "factor": 4.0}), "rope_type is 'dynamic'"),
+    "a scaling": (tiny(rope_scaling={"type": "ntk", "factor": 4.0}), "rope_type is 'ntk'"),
+    "a scaling that is no word": (tiny(rope_parameters={"rope_type": 3, "factor": 4.0}), "rope_type is 3"),
     "a rope field": (tiny(rope_scaling={"type": "linear", "factor": 4.0, "mscale": 2}), "mscale"),
     "half a llama3": (tiny(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "low_freq_factor is missing"),
     "two ropes": (tiny(rope_scaling={"type": "linear", "factor": 4.0}, rope_parameters={"rope_theta": 5.0}), "differs"),

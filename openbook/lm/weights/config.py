@@ -1,30 +1,32 @@
-"""From a checkpoint's `config.json` to a `ModelSpec`.
+"""From a checkpoint's `config.json` to a spec: the registry of families, and what they share.
 
-A family is a function from the fields of a config to a spec, registered under the architectures it serves. The
-names of the fields are those of transformers, old (`rope_theta`, `rope_scaling`) and new (`rope_parameters`, 5.x).
+A family is a function from the fields of a config to a spec, registered under the architectures it serves; the
+families themselves are in `families/`. Fields are called what transformers calls them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from openbook.errors import Fault
-from openbook.lm.rules import Rule, rule
 from openbook.lm.spec import (
     Activation,
     AttentionSpec,
+    ExpertsSpec,
     FeedForwardSpec,
     LayerSpec,
     ModelSpec,
     NormSpec,
-    RopeSpec,
+    Place,
+    Seq2SeqSpec,
 )
 from openbook.lm.weights.fields import Fields
-from openbook.lm.weights.names import BERT, LLAMA, NameTable
+from openbook.lm.weights.names import NameTable
 
-Build = Callable[[Fields], ModelSpec]
+Spec = ModelSpec | Seq2SeqSpec
+Build = Callable[[Fields], Spec]
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text: how lists of fields are written down."""
     return frozenset(text.split())
 
 
 # Fields that every config may carry and that say nothing about the arithmetic of inference.
-COMMON_HARMLESS = _words(
+COMMON_HARMLESS = words(
     """_name_or_path architectures attention_dropout bad_words_ids begin_suppress_tokens bos_token_id
     chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype
     early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
@@ -67,11 +70,6 @@ COMMON_HARMLESS = _words(
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
     transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache"""
-)
-BERT_HARMLESS = COMMON_HARMLESS | _words(
-    """attention_probs_dropout_prob classifier_dropout hidden_dropout_prob pooler_fc_size
-    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type tie_word_embeddings
-    directionality"""
 )
 
 
@@ -88,6 +86,8 @@ def family(*architectures: str, model_type: str, names: NameTable) -> Callable[[
 
 def architecture_of(config: Mapping[str, Any]) -> str:
     """The config's architecture, which is one of `FAMILIES`; a `Fault` names one that is not."""
+    from openbook.lm.weights import families  # noqa: F401 - registers them
+
     names = config.get("architectures") or [_BY_TYPE.get(str(config.get("model_type")), config.get("model_type"))]
     name = names[0] if isinstance(names, list) and names else names
     if not isinstance(name, str) or name not in FAMILIES:
@@ -95,103 +95,51 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     return name
 
 
-def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
+def spec_from_config(config: Mapping[str, Any]) -> Spec:
     """The spec of a `config.json`. Raises `Fault` naming an architecture or a field that is not supported."""
     architecture = architecture_of(config)
     fields = Fields(config, f"config.json of {architecture}")
-    fields.only("is_encoder_decoder", False)
     fields.only("add_cross_attention", False)
     fields.only("pruned_heads", {})
     return FAMILIES[architecture].build(fields)
 
 
-@family("LlamaForCausalLM", model_type="llama", names=LLAMA)
-def llama(fields: Fields) -> ModelSpec:
-    """Llama 1–3, SmolLM2, TinyLlama: pre-norm RMSNorm, RoPE, MHA, GQA or MQA, a gated MLP."""
-    fields.only("pretraining_tp", 1)
-    fields.only("rope_interleaved", False)
-    return _decoder(fields, window=None, rms_epsilon=1e-6, kv_heads=None)
+def decoder(
+    fields: Fields,
+    norm: NormSpec,
+    attentions: Sequence[AttentionSpec],
+    feed_forwards: Sequence[FeedForwardSpec | ExpertsSpec],
+    *,
+    place: Place = "pre",
+    max_positions: int,
+    tied: bool = False,
+    harmless: frozenset[str] = frozenset(),
+    **more: Any,
+) -> ModelSpec:
+    """A decoder of these layers, all normed alike; `more` are further fields of its spec.
 
-
-@family("MistralForCausalLM", model_type="mistral", names=LLAMA)
-def mistral(fields: Fields) -> ModelSpec:
-    """Mistral 7B: Llama whose queries see `sliding_window` keys, itself counted (2310.06825)."""
-    # transformers' default is 4096 when the field is absent; an explicit null means none.
-    none = fields.has("sliding_window") and fields.take("sliding_window") is None
-    window = None if none else fields.whole("sliding_window", 4096)
-    return _decoder(fields, window=window, rms_epsilon=1e-6, kv_heads=8)
-
-
-def _decoder(fields: Fields, *, window: int | None, rms_epsilon: float, kv_heads: int | None) -> ModelSpec:
-    width = fields.whole("hidden_size")
-    heads = fields.whole("num_attention_heads")
-    norm = NormSpec("rms", fields.real("rms_norm_eps", rms_epsilon))
-    bias = fields.flag("attention_bias", False)
-    attention = AttentionSpec(
-        heads=heads,
-        kv_heads=fields.whole("num_key_value_heads", kv_heads or heads),
-        head_dim=fields.whole("head_dim", max(1, width // heads)),
-        window=window,
-        rope=rope_from(fields),
-        qkv_bias=bias,
-        out_bias=bias,
-    )
-    feed_forward = FeedForwardSpec(
-        width=fields.whole("intermediate_size"),
-        activation=_activation(fields, "silu"),
-        bias=fields.flag("mlp_bias", False),
+    `max_positions` and `tied` are what the family assumes where the config does not say. Comes last: a field that
+    nobody has read by then, and that is not `harmless`, is a `Fault`.
+    """
+    fields.only("is_encoder_decoder", False)
+    layers = (
+        LayerSpec(attention, feed_forward, norm, place)
+        for attention, feed_forward in zip(attentions, feed_forwards, strict=True)
     )
     spec = ModelSpec(
         vocabulary=fields.whole("vocab_size"),
-        width=width,
-        layers=(LayerSpec(attention, feed_forward, norm),) * layer_count(fields, "num_hidden_layers"),
-        max_positions=fields.whole("max_position_embeddings", 2048),
-        tied=fields.flag("tie_word_embeddings", False),
+        width=fields.whole("hidden_size"),
+        layers=tuple(layers),
+        max_positions=fields.whole("max_position_embeddings", max_positions),
+        tied=fields.flag("tie_word_embeddings", tied),
         final_norm=norm,
+        **more,
     )
-    fields.finish(COMMON_HARMLESS)
+    fields.finish(COMMON_HARMLESS | harmless)
     return spec
 
 
-@family(
-    "BertModel",
-    "BertForMaskedLM",
-    "BertForPreTraining",
-    "BertForNextSentencePrediction",
-    model_type="bert",
-    names=BERT,
-)
-def bert(fields: Fields) -> ModelSpec:
-    """BERT's encoder alone: post-norm LayerNorm, learned positions, segments; pooler and heads are left out."""
-    fields.only("position_embedding_type", "absolute")
-    fields.only("is_decoder", False)
-    fields.only("embedding_size", fields.take("hidden_size"))
-    width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
-    if width % heads:
-        raise fields.fault("num_attention_heads", f"is {heads}, which does not divide hidden_size {width}")
-    norm = NormSpec("layer", fields.real("layer_norm_eps", 1e-12))
-    attention = AttentionSpec(
-        heads=heads, kv_heads=heads, head_dim=width // heads, causal=False, qkv_bias=True, out_bias=True
-    )
-    feed_forward = FeedForwardSpec(
-        width=fields.whole("intermediate_size"), activation=_activation(fields, "gelu"), gated=False, bias=True
-    )
-    spec = ModelSpec(
-        vocabulary=fields.whole("vocab_size"),
-        width=width,
-        layers=(LayerSpec(attention, feed_forward, norm, "post"),) * layer_count(fields, "num_hidden_layers"),
-        max_positions=fields.whole("max_position_embeddings", 512),
-        head=False,
-        positions="learned",
-        token_types=fields.whole("type_vocab_size", 2),
-        embedding_norm=norm,
-        final_norm=None,
-    )
-    fields.finish(BERT_HARMLESS)
-    return spec
-
-
-def layer_count(fields: Fields, name: str) -> int:
+def layer_count(fields: Fields, name: str = "num_hidden_layers") -> int:
     """The number of layers in the field `name`, of a size that a description can hold."""
     count = fields.whole(name)
     if count > MAX_LAYERS:
@@ -199,46 +147,43 @@ def layer_count(fields: Fields, name: str) -> int:
     return count
 
 
-def _activation(fields: Fields, default: str) -> Activation:
-    name = fields.take("hidden_act", default)
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise fields.fault("hidden_act", f"is {name!r}; supported are {', '.join(sorted(ACTIVATIONS))}")
-    return ACTIVATIONS[name]
+def head_counts(fields: Fields, kv_heads: int | None = None, head_dim: int | None = None) -> tuple[int, int, int]:
+    """Query heads, key/value heads and the dimension of one.
+
+    `kv_heads` and `head_dim` stand in for absent fields; without them, or for a null, there is a key/value head for
+    each query head, and the width is divided among the heads.
+    """
+    width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
+    null = fields.has("num_key_value_heads")  # there and null: transformers takes the query heads'
+    kv = fields.whole("num_key_value_heads", heads if null or kv_heads is None else kv_heads)
+    dim = fields.take("head_dim", head_dim)
+    return heads, kv, divided(fields, width, heads) if dim is None else fields.whole("head_dim", head_dim)
 
 
-def rope_from(fields: Fields) -> RopeSpec:
-    """RoPE from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling`."""
-    fields.only("partial_rotary_factor", 1, 1.0)
-    new, old = fields.take("rope_parameters"), fields.take("rope_scaling")
-    for name, value in (("rope_parameters", new), ("rope_scaling", old)):
-        if value is not None and not isinstance(value, dict):
-            raise fields.fault(name, f"is {value!r}, not an object")
-    if new and old and new != old:
-        raise fields.fault("rope_scaling", "differs from rope_parameters; keep the one that is right")
-    base = fields.real("rope_theta", 10_000.0)
-    inner = Fields(new or old or {}, "config.json: " + ("rope_parameters" if new else "rope_scaling"))
-    base = inner.real("rope_theta", base)
-    inner.only("partial_rotary_factor", 1, 1.0)
-    longest = fields.take("original_max_position_embeddings")
-    scaling = _scaling(inner, longest)
-    inner.finish(())
-    return RopeSpec(base, scaling)
+def divided(fields: Fields, width: int, heads: int, name: str = "num_attention_heads") -> int:
+    """The dimension of each of `heads` heads that share `width`."""
+    if width % heads:
+        raise fields.fault(name, f"is {heads}, which does not divide the width {width}")
+    return width // heads
 
 
-def _scaling(inner: Fields, longest: Any) -> Rule | None:
-    kind, old_kind = inner.take("rope_type"), inner.take("type")
-    kind = kind or old_kind or "default"
-    if kind == "default":
-        inner.only("factor", 1, 1.0)
-        return None
-    if kind == "linear":
-        return rule("linear", factor=inner.real("factor"))
-    if kind == "llama3":
-        return rule(
-            "llama3",
-            factor=inner.real("factor"),
-            low=inner.real("low_freq_factor"),
-            high=inner.real("high_freq_factor"),
-            original=inner.whole("original_max_position_embeddings", longest),
-        )
-    raise inner.fault("rope_type", f"is {kind!r}, which is not supported; default, linear and llama3 are")
+def activation(fields: Fields, default: str, name: str = "hidden_act") -> Activation:
+    """The activation that the field `name` says."""
+    value = fields.take(name, default)
+    if not isinstance(value, str) or value not in ACTIVATIONS:
+        raise fields.fault(name, f"is {value!r}; supported are {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[value]
+
+
+def sliding_layers(fields: Fields, default: Sequence[bool]) -> list[bool]:
+    """Which layers have a window: by `layer_types`, else as `default` says."""
+    types = fields.take("layer_types")
+    if types is None:
+        return list(default)
+    known = {"sliding_attention": True, "full_attention": False}
+    if not isinstance(types, list) or len(types) != len(default):
+        raise fields.fault("layer_types", f"is not a list of {len(default)} types, one a layer")
+    for kind in types:
+        if not isinstance(kind, str) or kind not in known:
+            raise fields.fault("layer_types", f"has {kind!r}; supported are {', '.join(known)}")
+    return [known[kind] for kind in types]
