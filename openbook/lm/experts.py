@@ -147,7 +147,7 @@ class Experts(nn.Module):
                 parts.append(self._expert(x_RM[start : start + count], [bank[expert] for bank in banks]))
                 start += count
         y_RM = torch.cat(parts) if parts else x_RM
-        y_TKM = y_RM[order_R.argsort()].unflatten(0, (tokens, chosen))
+        y_TKM = y_RM[order_R.argsort()].view(tokens, chosen, x_TM.shape[1])
         return (routing.weights_TK[..., None] * y_TKM).sum(1).to(x_TM.dtype)
 
     def _expert(self, x_RM: Tensor, weights: Sequence[Tensor]) -> Tensor:
