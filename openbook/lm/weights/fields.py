@@ -47,6 +47,15 @@ class Fields:
             raise self.fault(name, f"is {value!r}, not a whole number from 1 to {MOST}")
         return value
 
+    def token(self, name: str, default: int | None = None) -> int:
+        """A token's id: an integer of 0 or more; without a default the field must be there."""
+        value = self.take(name, default)
+        if value is None:
+            raise self.fault(name, "is missing; give a token's id")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+            raise self.fault(name, f"is {value!r}, not a token's id")
+        return value
+
     def real(self, name: str, default: float | None = None) -> float:
         """A finite number of 0 or more."""
         value = self.take(name, default)

@@ -1,5 +1,5 @@
 """The families of models: importing this package registers them all."""
 
-from openbook.lm.weights.families import bert, falcon, gemma, gpt2, llama, moe, phi, qwen
+from openbook.lm.weights.families import bart, bert, falcon, gemma, gpt2, llama, moe, phi, qwen, t5
 
-__all__ = ["bert", "falcon", "gemma", "gpt2", "llama", "moe", "phi", "qwen"]
+__all__ = ["bart", "bert", "falcon", "gemma", "gpt2", "llama", "moe", "phi", "qwen", "t5"]
