@@ -14,12 +14,18 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from openbook.errors import Fault
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, LayerSpec, ModelSpec, SpecError, require
+
+if TYPE_CHECKING:
+    from openbook.lm.weights.checkpoint import Checkpoint
+    from openbook.lm.weights.layouts import Layout
 
 Pool = Literal["mean", "first", "random"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
@@ -142,6 +148,52 @@ def convert(
     """
     _check(before, after)
     return _moved(before, after, state, pool, seed)
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint,
+    after: ModelSpec,
+    folder: Path,
+    *,
+    pool: Pool = "mean",
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Layout:
+    """Write a checkpoint as `after` into a model folder, its tokenizer with it; says how it is written down.
+
+    `dtype` None keeps fp32 where all its tensors are that, else takes bf16. `progress` is told each tensor's name.
+    Raises `Fault` for a place that cannot be taken, `SpecError` for what is no conversion.
+    """
+    from openbook.lm.weights.layouts import layout_of
+    from openbook.lm.weights.safetensors import read_json
+    from openbook.lm.weights.save import free_place, save, tokenizer_files
+
+    before = decoder_or_encoder(checkpoint)
+    place, source = folder.resolve(), checkpoint.path.resolve()
+    if place == source or place in source.parents:
+        raise Fault(f"{folder} holds the model that is to be converted; give another place")
+    free_place(folder, force)
+    files = tokenizer_files(checkpoint.path)
+    tokenizer = checkpoint.tokenizer() if "tokenizer.json" in files else None
+    config = read_json(checkpoint.path / "config.json") if checkpoint.path.is_dir() else None
+    ends: dict[str, object] = {}
+    if config is None and tokenizer is not None:
+        ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids)}
+    layout = layout_of(after, config, ends)
+    kept = torch.float32 if set(checkpoint.kinds) <= {"F32", "F64"} else torch.bfloat16
+    dtype = kept if dtype is None else dtype
+    state = convert(before, after, dict(checkpoint.state(dtype)), pool, seed)
+    save(folder, after, state, layout, files, tokenizer=tokenizer, dtype=dtype, force=force, progress=progress)
+    return layout
+
+
+def decoder_or_encoder(checkpoint: Checkpoint) -> ModelSpec:
+    """The spec of a checkpoint that is one stack; a `Fault` for a pair of stacks."""
+    if not isinstance(checkpoint.spec, ModelSpec):
+        raise Fault(f"{checkpoint.path} is an encoder with a decoder; only models of one stack are converted")
+    return checkpoint.spec
 
 
 def _check(before: ModelSpec, after: ModelSpec) -> None:
