@@ -63,11 +63,6 @@ class Experts(nn.Module):
 
     def __init__(self, spec: ExpertsSpec, width: int) -> None:
         super().__init__()
-        require(
-            spec.active > 1 or spec.count == 1 or not spec.renormalise,
-            "one active expert, its weight normalised, always weighs 1: its router gets no gradient; "
-            "set active=2 or more, or routing='softmax' with renormalise=False",
-        )
         self.spec = spec
         self.activation = ACTIVATIONS[spec.expert.activation]
         inner = spec.expert.width

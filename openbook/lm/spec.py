@@ -191,6 +191,11 @@ class ExpertsSpec:
             1 <= self.active <= self.count,
             f"{self.active} of {self.count} experts are active; it must be from 1 to {self.count}",
         )
+        require(
+            self.active > 1 or self.count == 1 or not self.renormalise,
+            "one active expert, its weight normalised, always weighs 1: its router gets no gradient; "
+            "set active=2 or more, or routing='softmax' with renormalise=False",
+        )
         require(not self.expert.bias, "experts have no bias; set bias=False")
         require(
             self.routing == "softmax" or not self.balance_bias,
