@@ -11,7 +11,6 @@ from openbook.cli import options
 from openbook.cli.output import one_line, out, print_json, remark
 
 if TYPE_CHECKING:
-    from openbook.lm.spec import ModelSpec
     from openbook.lm.weights.checkpoint import Checkpoint
 
 models = typer.Typer(help="Models: list those here, fetch one, say what one is.", invoke_without_command=True)
@@ -127,61 +126,55 @@ def show(
 
 def describe(checkpoint: Checkpoint, license: str | None) -> dict[str, Any]:
     """What `models show` says, as plain values."""
+    import torch
+
+    from openbook.lm.describe import describe as of_spec
+    from openbook.lm.describe import kept
+    from openbook.lm.spec import ModelSpec
+
     spec = checkpoint.spec
-    first = spec.layers[0]
-    return {
+    facts = {
         "name": checkpoint.name,
-        "what": "writes text" if spec.head else "embeds text",
         "path": str(checkpoint.path),
         "format": checkpoint.format,
         "bytes": checkpoint.bytes,
         "parameters": checkpoint.parameters,
-        "vocabulary": spec.vocabulary,
-        "width": spec.width,
-        "layers": len(spec.layers),
-        "max_positions": spec.max_positions,
-        "attention": attention(spec),
-        "feed_forward": {
-            "width": first.feed_forward.width,
-            "activation": first.feed_forward.activation,
-            "gated": first.feed_forward.gated,
-        },
-        "kv_bytes_per_token": {"bf16": spec.kv_bytes_per_token(2), "fp32": spec.kv_bytes_per_token(4)},
+        **of_spec(spec),
         "tensors": checkpoint.kinds,
         "license": license,
     }
-
-
-def attention(spec: ModelSpec) -> list[dict[str, Any]]:
-    """The kinds of attention in the stack, each with how many layers have it, in order of appearance."""
-    kinds: dict[tuple[Any, ...], int] = {}
-    for layer in spec.layers:
-        a = layer.attention
-        kind = "MHA" if a.kv_heads == a.heads else "MQA" if a.kv_heads == 1 else "GQA"
-        key = (kind, a.heads, a.kv_heads, a.head_dim, a.window, a.causal, a.kv_from is not None)
-        kinds[key] = kinds.get(key, 0) + 1
-    names = ("kind", "heads", "kv_heads", "head_dim", "window", "causal", "shares_kv")
-    return [{**dict(zip(names, key, strict=True)), "layers": count} for key, count in kinds.items()]
+    if isinstance(spec, ModelSpec) and spec.head:
+        facts["kv_bytes_per_token"] = {"bf16": spec.kv_bytes_per_token(2), "fp32": spec.kv_bytes_per_token(4)}
+        facts["kv_cache"] = kept(spec, torch.bfloat16)
+    return facts
 
 
 def _for_people(facts: dict[str, Any]) -> dict[str, str]:
-    ways = []
-    for a in facts["attention"]:
-        heads = f"{a['heads']} heads of {a['head_dim']}, {a['kv_heads']} for keys and values"
-        reach = f"window {a['window']}" if a["window"] else "sees all before it" if a["causal"] else "sees all"
-        shared = ", reads an earlier layer's keys" if a["shares_kv"] else ""
-        ways.append(f"{a['kind']}: {heads}, {reach}{shared} ({a['layers']} of {facts['layers']} layers)")
-    mlp = facts["feed_forward"]
-    kept = facts["kv_bytes_per_token"]
-    return {
+    from openbook.lm.describe import attention_words, feed_forward_words
+
+    said = {
         "name": f"{one_line(facts['name'])} ({facts['what']})",
         "file": f"{one_line(facts['path'])} ({facts['format']}, {facts['bytes'] / 2**20:.1f} MiB)",
         "tensors": ", ".join(f"{count} {kind}" for kind, count in facts["tensors"].items()),
         "parameters": f"{facts['parameters']:,}",
-        "stack": f"{facts['layers']} layers, {facts['width']} wide, {facts['vocabulary']:,} words, "
-        f"{facts['max_positions']:,} tokens long",
-        "attention": "\n".join(ways),
-        "feed-forward": f"{mlp['width']} wide, {mlp['activation']}{', gated' if mlp['gated'] else ''}",
-        "kept a token": f"{kept['bf16']:,} bytes of keys and values in bf16, {kept['fp32']:,} in fp32",
-        "licence": facts["license"] or "unknown; see where the file came from",
     }
+    stacks = {"encoder ": facts["encoder"], "decoder ": facts} if "encoder" in facts else {"": facts}
+    for which, stack in stacks.items():
+        norms = {"rms": "RMSNorm", "layer": "LayerNorm"}[stack["norms"]["kind"]]
+        said[f"{which}stack"] = (
+            f"{stack['layers']} layers, {stack['width']} wide, {stack['vocabulary']:,} words, "
+            f"{stack['max_positions']:,} tokens long, {norms} ({stack['norms']['place'].replace('_', ' ')})"
+            + (f", {stack['positions']} positions" if stack["positions"] else "")
+        )
+        said[f"{which}attention"] = "\n".join(attention_words(a, stack["layers"]) for a in stack["attention"])
+        said[f"{which}feed-forward"] = "\n".join(feed_forward_words(f) for f in stack["feed_forward"])
+    if "labels" in facts:
+        said["labels"] = one_line(", ".join(facts["labels"]))
+    for row in facts.get("kv_cache", []):
+        codec = {"raw": "bf16"}.get(row["codec"], row["codec"])
+        said[f"K/V in {codec}"] = (
+            f"{row['bytes_per_token']:,} bytes a token ({row['allocated_per_token']:,} allocated); for "
+            f"{facts['max_positions']:,} tokens {row['bytes_at_longest'] / 2**20:,.1f} MiB "
+            f"({row['allocated_at_longest'] / 2**20:,.1f} allocated, {row['layout']})"
+        )
+    return said | {"licence": facts["license"] or "unknown; see where the file came from"}
