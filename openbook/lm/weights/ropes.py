@@ -24,13 +24,15 @@ def rope_from(
     max_positions: int,
     *,
     base: float = 10_000.0,
+    original: int | None = None,
     partial: bool = False,
     renamed: Mapping[str, str] | None = None,
 ) -> RopeSpec:
     """The RoPE of a config that has one for all layers.
 
-    `max_positions` and `base` are what the family assumes where the config does not say; `partial` says whether it
-    may turn a part of each head; `renamed` are kinds of scaling that it calls by another name.
+    `max_positions`, `base` and `original` (how long texts were before the scaling) are what the family assumes where
+    the config does not say; `partial` says whether it may turn a part of each head; `renamed` are kinds of scaling
+    that it calls by another name.
     """
     new, old = part(fields, "rope_parameters"), part(fields, "rope_scaling")
     if new and old and new != old:
@@ -42,7 +44,7 @@ def rope_from(
         where = inner if inner.has("partial_rotary_factor") else fields
         raise where.fault("partial_rotary_factor", f"is {share}; only {'a part or ' if partial else ''}1 is supported")
     dims = head_dim if share == 1.0 else int(head_dim * share)
-    scaling = scaling_from(inner, fields, dims, max_positions, renamed or {})
+    scaling = scaling_from(inner, fields, dims, max_positions, original, renamed)
     return RopeSpec(base, scaling, None if share == 1.0 else dims)
 
 
@@ -55,7 +57,12 @@ def part(fields: Fields, name: str) -> dict[str, Any]:
 
 
 def scaling_from(
-    inner: Fields, outer: Fields, dims: int, max_positions: int, renamed: Mapping[str, str] | None = None
+    inner: Fields,
+    outer: Fields,
+    dims: int,
+    max_positions: int,
+    original: int | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Rule | None:
     """How the fields `inner` scale the frequencies of `dims` dimensions; every one of them must be understood.
 
@@ -81,21 +88,22 @@ def scaling_from(
             factor=inner.real("factor"),
             low=inner.real("low_freq_factor"),
             high=inner.real("high_freq_factor"),
-            original=_original(inner, outer, longest),
+            original=_original(inner, outer, original, longest),
         )
     elif kind == "yarn":
-        scaling = _yarn(inner, longest, _original(inner, outer, longest))
+        scaling = _yarn(inner, longest, _original(inner, outer, original, longest))
     else:
-        scaling = _longrope(inner, dims, longest, _original(inner, outer, longest))
+        scaling = _longrope(inner, dims, longest, _original(inner, outer, original, longest))
     inner.finish(())
     return scaling
 
 
-def _original(inner: Fields, outer: Fields, longest: int) -> int:
-    """How long texts were before the scaling, of three places that may say so."""
-    if outer.take(ORIGINAL) is None:
+def _original(inner: Fields, outer: Fields, default: int | None, longest: int) -> int:
+    """How long texts were before the scaling: what the whole config says, or else the scaling, or else as long as
+    now."""
+    if outer.take(ORIGINAL, default) is None:
         return inner.whole(ORIGINAL, longest)
-    original = outer.whole(ORIGINAL)
+    original = outer.whole(ORIGINAL, default)
     inner.only(ORIGINAL, original)
     return original
 

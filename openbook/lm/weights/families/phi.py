@@ -26,7 +26,7 @@ def phi3(fields: Fields) -> ModelSpec:
         kv_heads,
         head_dim,
         window=window_from(fields, None),
-        rope=rope_from(fields, head_dim, 4096, partial=True, renamed=renamed),
+        rope=rope_from(fields, head_dim, 4096, original=4096, partial=True, renamed=renamed),
     )
     fields.take("original_max_position_embeddings")  # of longrope, which has read it; without a scaling it says nothing
     return decoder(fields, norm, [attention] * count, [gated(fields)] * count, max_positions=4096, harmless=HARMLESS)
