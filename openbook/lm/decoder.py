@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openbook.lm.cache.dense import KeyValueCache, Transient
+from openbook.lm.cache.protocol import KeyValueCache, Transient
 from openbook.lm.spec import ModelSpec, require
 from openbook.lm.stack import Memory, Stack
 

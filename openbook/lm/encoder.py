@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.errors import Fault
-from openbook.lm.cache.dense import Transient
+from openbook.lm.cache.protocol import Transient
 from openbook.lm.spec import ModelSpec, require
 from openbook.lm.stack import Stack
 

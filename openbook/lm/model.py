@@ -10,6 +10,7 @@ import torch
 
 from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
+from openbook.lm.cache.make import AUTO, CacheSpec
 from openbook.lm.spec import ModelSpec
 from openbook.lm.tokenizer import Tokenizer
 
@@ -19,7 +20,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """What `load_model` returns. `fingerprint` names weights and precision: keys of caches carry it."""
+    """What `load_model` returns. `fingerprint` names weights, precision and codec: keys of caches carry it."""
 
     name: str
     runner: Runner
@@ -33,12 +34,17 @@ class LanguageModel:
 
 
 def load_model(
-    name: str | Path = DEFAULT, *, precision: Precision = "auto", device: str | None = None, fetch: bool = True
+    name: str | Path = DEFAULT,
+    *,
+    precision: Precision = "auto",
+    device: str | None = None,
+    fetch: bool = True,
+    cache: CacheSpec = AUTO,
 ) -> LanguageModel:
     """A model by name (`smollm2`), GGUF file, or folder of safetensors + config.json.
 
-    `precision` `auto` is bf16 where the device multiplies it natively, else fp32. Raises `Fault` for what cannot
-    be read, `SpecError` for what cannot be built.
+    `precision` `auto` is bf16 where the device multiplies it natively, else fp32. `cache` says how keys and values are
+    kept. Raises `Fault` for what cannot be read, `SpecError` for what cannot be built.
     """
     from openbook.lm.backends.torch import TorchRunner, default_device, default_dtype
     from openbook.lm.weights.checkpoint import open_checkpoint
@@ -53,6 +59,6 @@ def load_model(
             f"{checkpoint.path}: its tokenizer has {tokenizer.vocabulary} tokens, its weights have "
             f"{checkpoint.spec.vocabulary}; they are not of one model"
         )
-    runner = TorchRunner.load(checkpoint.spec, checkpoint.state(dtype), target)
-    tag = str(dtype).removeprefix("torch.")
+    runner = TorchRunner.load(checkpoint.spec, checkpoint.state(dtype), target, cache)
+    tag = str(dtype).removeprefix("torch.") + ("" if cache.codec == "raw" else f"-{cache.codec}")
     return LanguageModel(checkpoint.name, runner, tokenizer, f"{checkpoint.fingerprint}-{tag}")

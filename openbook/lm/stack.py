@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openbook.lm.attention import Attention, KeyValue, additive, visible
-from openbook.lm.cache.dense import KeyValueCache
+from openbook.lm.cache.protocol import KeyValueCache
 from openbook.lm.feedforward import FeedForward
 from openbook.lm.norms import build_norm
 from openbook.lm.positions import Rotary, frequencies, rotary, sinusoids

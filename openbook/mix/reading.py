@@ -22,7 +22,7 @@ from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
-ARITHMETIC = 1
+ARITHMETIC = 2
 """Raised when keys or values of the same text under the same weights come out different: what was kept is stale."""
 
 
@@ -87,10 +87,7 @@ class Reader:
     def __post_init__(self) -> None:
         if self.kept is None:
             folder = self.book.path / "kv" / f"{self.model.fingerprint}-{ARITHMETIC}"
-            runner = self.model.runner
-            self.kept = PrefixStore(
-                MEMORY_BYTES, folder, DISK_BYTES, accepts=lambda prefix: prefix.fits(runner.spec, runner.dtype)
-            )
+            self.kept = PrefixStore(MEMORY_BYTES, folder, DISK_BYTES, accepts=self.model.runner.fits)
         if self.encoder is None and self.book.count:
             self.encoder = self.book.encoder()
 

@@ -1,237 +1,191 @@
-"""Law 1: cached = uncached = any chunking of the prefill = token by token = restored from a stored prefix."""
+"""Law 1: cached = uncached = any chunking of the prefill = token by token = restored from a stored prefix.
 
-import itertools
+For every attention, layout and codec: whatever is done to a batch of texts, each text's logits are those of that text
+alone, in one forward, nothing kept. Under a codec the forward that keeps nothing passes its keys and values through it.
+"""
+
+from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from cache_specs import CAPACITY, VOCABULARY, decoder, specs, unrounded
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from openbook.errors import Fault
-from openbook.lm.attention import visible
 from openbook.lm.backends.torch import TorchRunner
-from openbook.lm.cache.dense import DenseCache, Prefix
-from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.cache.codecs import codec_named
+from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.make import CacheSpec, make_cache
+from openbook.lm.cache.paged import PagedCache
+from openbook.lm.cache.protocol import Transient
 from openbook.lm.decoder import Decoder
-from openbook.lm.rules import rule
-from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec, SpecError
+from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
 
-VOCABULARY = 61
+LAYOUTS, CODECS = ["dense", "ring", "paged"], ["raw", "int8", "int4"]
+CPU = torch.device("cpu")
+EXACT = 1e-9
+
+
+def alone(model: Decoder, text: list[int], codec: str) -> torch.Tensor:
+    """Logits `[n, V]` of one text in one forward that keeps nothing."""
+    tokens, positions = torch.tensor([text]), torch.arange(len(text))[None]
+    return model(tokens, positions, Transient(model.spec, codec_named(codec)))[0]
+
+
+class Script:
+    """A batch of texts to which things happen; every logit is compared with that of its text alone."""
+
+    def __init__(self, data: st.DataObject, model: Decoder, kind: CacheSpec) -> None:
+        self.data, self.model, self.kind = data, model, kind
+        self.texts: list[list[int]] = [[] for _ in range(data.draw(st.integers(1, 3)))]
+        self.cache = self.fresh(kind)
+
+    def fresh(self, kind: CacheSpec) -> Cache:
+        # As a rectangle of columns counts padding too, it is given room for it.
+        capacity = 4 * CAPACITY if kind.layout == "dense" else CAPACITY
+        return make_cache(self.model.spec, kind, len(self.texts), capacity, torch.float64, CPU)
+
+    def feed(self) -> None:
+        """New tokens, of another count for each row, padded on the left."""
+        width = self.data.draw(st.sampled_from([1, 1, 1, 2, 3, 5, 8, 13]), "tokens at once")
+        counts = [
+            min(width, CAPACITY - len(text), self.data.draw(st.sampled_from([width, width, 0, width - 1])))
+            for text in self.texts
+        ]
+        tokens, positions = torch.zeros(len(counts), width, dtype=torch.long), torch.full((len(counts), width), -1)
+        for row, (text, count) in enumerate(zip(self.texts, counts, strict=True)):
+            new = torch.randint(0, VOCABULARY, (count,))
+            tokens[row, width - count :] = new
+            positions[row, width - count :] = torch.arange(len(text), len(text) + count)
+            text += new.tolist()
+        if not any(counts):
+            return
+        logits = self.model(tokens, positions, self.cache)
+        for row, (text, count) in enumerate(zip(self.texts, counts, strict=True)):
+            if count:
+                wanted = alone(self.model, text, self.kind.codec)[-count:]
+                torch.testing.assert_close(logits[row, width - count :], wanted, atol=EXACT, rtol=EXACT)
+
+    def select(self) -> None:
+        """Some rows, some of them twice, in another order."""
+        rows = self.data.draw(st.lists(st.integers(0, len(self.texts) - 1), min_size=1, max_size=4), "rows")
+        self.cache.select(rows)
+        self.texts = [list(self.texts[row]) for row in rows]
+
+    def restore(self) -> None:
+        """Every row kept as a prefix and restored, in another layout too."""
+        layout = self.data.draw(st.sampled_from(LAYOUTS), "layout")
+        prefixes = [self.cache.prefix(row) for row in range(len(self.texts))]
+        self.cache = self.fresh(CacheSpec(layout, self.kind.codec, self.kind.block))
+        for row, prefix in enumerate(prefixes):
+            assert prefix.length == len(self.texts[row])
+            self.cache.restore(row, prefix)
+
+    def run(self, steps: int) -> None:
+        for _ in range(self.data.draw(st.integers(1, steps), "steps")):
+            happens = self.data.draw(st.sampled_from([self.feed, self.feed, self.feed, self.select, self.restore]))
+            event(happens.__name__)
+            happens()
+            if isinstance(self.cache, PagedCache):
+                self.cache.check()
+        self.feed()
 
 
 @st.composite
-def attentions(draw):
-    kv_heads = draw(st.sampled_from([1, 2]))
-    return AttentionSpec(
-        heads=kv_heads * draw(st.sampled_from([1, 2, 3])),
-        kv_heads=kv_heads,
-        head_dim=draw(st.sampled_from([4, 8])),
-        window=draw(st.sampled_from([None, 1, 3, 5, 8, 20])),
-        rope=draw(
-            st.sampled_from(
-                [None, RopeSpec(), RopeSpec(500.0, rule("llama3", factor=8.0, low=1.0, high=4.0, original=16))]
-            )
-        ),
-        qkv_bias=draw(st.booleans()),
-    )
+def kinds(draw, layout: str, codec: str) -> CacheSpec:
+    return CacheSpec(layout, codec, draw(st.sampled_from([1, 3, 4, 16])))
 
 
-@st.composite
-def decoders(draw):
-    """A small decoder whose layers differ in window, and some of which read an earlier layer's keys."""
-    base = draw(attentions())
-    layers = []
-    for index in range(draw(st.integers(1, 4))):
-        window = draw(st.sampled_from([base.window, None, 2, 6]))
-        producers = [i for i, layer in enumerate(layers) if layer.attention.kv_from is None]
-        source = draw(st.sampled_from([None, *producers])) if index else None
-        attention = AttentionSpec(
-            base.heads, base.kv_heads, base.head_dim, window=window, rope=base.rope, qkv_bias=base.qkv_bias,
-            kv_from=source,
-        )  # fmt: skip
-        layers.append(LayerSpec(attention, FeedForwardSpec(24, gated=draw(st.booleans()))))
-    spec = ModelSpec(VOCABULARY, 16, tuple(layers), 64, tied=draw(st.booleans()))
-    torch.manual_seed(draw(st.integers(0, 9)))
-    return TorchRunner(Decoder(spec))
+def law_one(layout: str, codec: str, data: st.DataObject, steps: int) -> None:
+    model = decoder(data.draw(specs()), data.draw(st.integers(0, 9)))
+    with unrounded(), torch.inference_mode():
+        Script(data, model, data.draw(kinds(layout, codec))).run(steps)
 
 
-def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(0, VOCABULARY, (batch, length))
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(st.data())
+@settings(deadline=None, max_examples=6)
+def test_whatever_happens_to_a_batch_each_text_is_as_if_alone(layout, codec, data):
+    law_one(layout, codec, data, steps=6)
 
 
-@given(decoders(), st.integers(1, 3), st.lists(st.integers(1, 7), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=40)
-def test_any_chunking_gives_the_same_logits(runner, batch, chunks):
-    text = tokens(batch, sum(chunks))
-    whole = runner.forward(text)
-    cache = runner.cache([None] * batch, room=text.shape[1])
-    ends = list(itertools.accumulate(chunks))
-    parts = [runner.forward(text[:, a:b], cache) for a, b in zip([0, *ends], ends, strict=False)]
+@pytest.mark.sweep
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(st.data())
+@settings(deadline=None, max_examples=400)
+def test_law_one_swept(layout, codec, data):
+    law_one(layout, codec, data, steps=12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(specs(), st.lists(st.integers(1, 9), min_size=2, max_size=5))
+@settings(deadline=None, max_examples=8)
+def test_chunks_in_the_precision_that_is_used(layout, spec, chunks):
+    """In fp32, through a runner, to 1e-4."""
+    text = torch.randint(0, VOCABULARY, (2, min(sum(chunks), CAPACITY)))
+    runner = TorchRunner(decoder(spec, 0, torch.float32), CacheSpec(layout))
+    whole, cache = runner.forward(text), runner.cache([None, None], room=text.shape[1])
+    parts = [runner.forward(part, cache) for part in text.split(chunks[0], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
 
 
-@given(decoders(), st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 6))
-@settings(deadline=None, max_examples=40)
-def test_rows_with_prefixes_of_any_length_equal_each_row_alone(runner, lengths, more):
-    """A batch of branches with stored prefixes: every row goes on as if it were alone and never cached."""
-    texts = [tokens(1, n + more)[0] for n in lengths]
-    prefixes = [runner.prefill(text[:n].tolist()) if n else None for text, n in zip(texts, lengths, strict=True)]
-    cache = runner.cache(prefixes, room=more)
-    together = runner.forward(torch.stack([text[n:] for text, n in zip(texts, lengths, strict=True)]), cache)
-    for row, (text, n) in enumerate(zip(texts, lengths, strict=True)):
-        torch.testing.assert_close(together[row], runner.forward(text[None])[0, n:], atol=1e-4, rtol=1e-4)
+def small(layers: int = 1, **attention) -> ModelSpec:
+    layer = LayerSpec(AttentionSpec(2, 1, 4, rope=RopeSpec(), **attention), FeedForwardSpec(8))
+    return ModelSpec(VOCABULARY, 8, (layer,) * layers, 4096)
 
 
-@given(decoders(), st.permutations(range(4)), st.integers(1, 4))
-@settings(deadline=None, max_examples=20)
-def test_selected_rows_go_on_as_before(runner, order, count):
-    rows = order[:count]
-    text = tokens(4, 9)
-    cache = runner.cache([None] * 4, room=9)
-    runner.forward(text[:, :5], cache)
-    cache.select(rows)
-    torch.testing.assert_close(
-        runner.forward(text[rows, 5:], cache), runner.forward(text)[rows, 5:], atol=1e-4, rtol=1e-4
-    )
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_text_of_many_chunks_is_read_as_if_at_once(window):
+    runner = TorchRunner(Decoder(small(2, window=window)))
+    text = torch.randint(0, VOCABULARY, (2, 1300))
+    positions = torch.arange(1300).repeat(2, 1)
+    positions[1] -= 300  # the second row is shorter: padded on the left
+    positions.clamp_(min=-1)
+    cache = runner.cache([None, None], room=1300)
+    last = runner.read(text, cache, positions_BT=positions)
+    whole = runner.forward(text, positions_BT=positions, keep=slice(-1, None))[:, 0]
+    torch.testing.assert_close(last, whole, atol=1e-4, rtol=1e-4)
+    again = runner.cache([runner.prefill(text[0, :-1].tolist())], room=1)
+    torch.testing.assert_close(runner.forward(text[:1, -1:], again)[:, 0], whole[:1], atol=1e-4, rtol=1e-4)
 
 
-@given(decoders(), st.integers(1, 12))
-@settings(deadline=None, max_examples=20)
-def test_a_prefix_from_disk_is_the_prefix_that_was_kept(tmp_path_factory, runner, length):
-    folder = tmp_path_factory.mktemp("kv")
-    text = tokens(1, length)[0].tolist()
-    made = runner.prefill(text)
-    store = PrefixStore(1 << 20, folder, 1 << 20)
-    store.put("p", text, made)
-    store.flush()
-    found = PrefixStore(1 << 20, folder, 1 << 20).get("p", text)
-    assert found is not None
-    assert all(torch.equal(a, b) for a, b in zip(made.slots, found.slots, strict=True))
-    assert PrefixStore(1 << 20, folder, 1 << 20).get("p", [*text, 1]) is None
-
-
-def small() -> TorchRunner:
-    layer = LayerSpec(AttentionSpec(2, 1, 4, rope=RopeSpec()), FeedForwardSpec(8))
-    return TorchRunner(Decoder(ModelSpec(VOCABULARY, 8, (layer,), 64)))
-
-
-def test_a_store_keeps_to_its_budgets(tmp_path):
-    runner = small()
-    texts = [tokens(1, 10)[0].tolist() for _ in range(6)]
-    made = [runner.prefill(text) for text in texts]
-    store = PrefixStore(2 * made[0].nbytes, tmp_path, 3000)
-    for i, (text, prefix) in enumerate(zip(texts, made, strict=True)):
-        store.put(f"p{i}", text, prefix)
-    store.flush()
-    assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 3000
-    assert store.get("p5", texts[5]) is made[5]
-    assert PrefixStore(1 << 20).get("p5", texts[5]) is None
-
-
-def test_a_damaged_entry_is_made_again_not_believed(tmp_path):
-    runner = small()
-    text = tokens(1, 10)[0].tolist()
-    store = PrefixStore(1 << 20, tmp_path, 1 << 20)
-    store.put("p", text, runner.prefill(text))
-    store.flush()
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:50])
-    assert PrefixStore(1 << 20, tmp_path, 1 << 20).get("p", text) is None
-
-
-@pytest.mark.parametrize("what", ["heads", "slots", "more", "none", "flat", "kind", "nan", "narrow"])
-def test_an_entry_of_the_wrong_make_is_not_believed(tmp_path, what):
-    """Whoever can write a book's folder can write anything there."""
-    runner = small()
-    text = tokens(1, 6)[0].tolist()
-    good = runner.prefill(text)
-    (slot,) = good.slots
-    wrong = {
-        "heads": (slot.repeat(1, 2, 1, 1),),
-        "slots": (slot, slot.clone()),
-        "more": (torch.cat((slot, slot), 2),),
-        "none": (),
-        "flat": (slot.flatten(),),
-        "kind": (slot.to(torch.int8),),
-        "nan": (slot * float("nan"),),
-        "narrow": (slot[..., :1].contiguous(),),
-    }[what]
-    store = PrefixStore(1 << 20, tmp_path, 1 << 20)
-    store.put("p", text, Prefix(wrong) if what != "none" else good)
-    store.flush()
-    if what == "none":
-        save_file({"x": torch.zeros(1)}, next(tmp_path.iterdir()))
-    fresh = PrefixStore(1 << 20, tmp_path, 1 << 20, accepts=lambda p: p.fits(runner.spec, runner.dtype))
-    assert fresh.get("p", text) is None
-
-
-def test_a_folder_that_is_a_link_is_left_alone(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "letter.txt").write_text("dear")
-    (tmp_path / "kv").symlink_to(tmp_path / "elsewhere")
-    runner = small()
-    text = tokens(1, 6)[0].tolist()
-    for folder in (tmp_path / "kv", tmp_path / "kv" / "model"):
-        store = PrefixStore(1 << 20, folder, 1)
-        store.put("p", text, runner.prefill(text))
-        store.flush()
-    plain = PrefixStore(1 << 20, tmp_path / "elsewhere", 1)
-    plain.put("p", text, runner.prefill(text))
-    plain.flush()
-    assert [f.name for f in (tmp_path / "elsewhere").iterdir()] == ["letter.txt"]
-
-
-def test_what_waits_for_the_disk_is_bounded_too(tmp_path):
-    runner = small()
-    texts = [tokens(1, 10)[0].tolist() for _ in range(6)]
-    made = [runner.prefill(text) for text in texts]
-    store = PrefixStore(made[0].nbytes, tmp_path, 1 << 20)
-    for i, (text, prefix) in enumerate(zip(texts, made, strict=True)):
-        store.put(f"p{i}", text, prefix)
-    assert len(list(tmp_path.iterdir())) >= 4  # written before anybody asked
-
-
-def test_the_window_counts_the_query_itself():
-    q = torch.tensor([[4]])
-    k = torch.tensor([[0, 1, 2, 3, 4, 5, -1]])
-    seen = visible(q, k, AttentionSpec(1, 1, 2, window=3))[0, 0].tolist()
-    assert seen == [False, False, True, True, True, False, False]
-
-
-def test_a_full_context_is_a_fault_not_an_eviction():
-    runner = small()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_full_context_is_a_fault_not_an_eviction(layout):
+    runner = TorchRunner(Decoder(small()), CacheSpec(layout))
     cache = runner.cache([None], room=4)
+    runner.forward(torch.zeros(1, 3, dtype=torch.long), cache)
     with pytest.raises(Fault, match="context is full"):
-        runner.forward(tokens(1, 5), cache)
+        runner.forward(torch.zeros(1, 2, dtype=torch.long), cache)
+    assert int(cache.next_positions_B[0]) == 3
 
 
-def test_kv_bytes_by_formula_are_the_bytes_allocated():
-    layer = LayerSpec(AttentionSpec(9, 3, 64), FeedForwardSpec(8))
-    spec = ModelSpec(VOCABULARY, 32, (layer,) * 30, 64)
-    assert spec.kv_bytes_per_token(2) == 23_040  # SmolLM2-135M in bf16 (MECHANISMS)
-    cache = DenseCache(spec, 2, 10, torch.bfloat16, torch.device("cpu"))
-    assert cache.nbytes == 2 * 10 * spec.kv_bytes_per_token(2)
+@pytest.mark.parametrize("layout", ["ring", "paged"])
+def test_where_every_layer_has_a_window_a_text_has_no_end(layout):
+    spec = small(window=5, pinned=2)
+    model = decoder(spec, 0)
+    cache = make_cache(spec, CacheSpec(layout, block=2), 1, 20, torch.float64, CPU)
+    text = torch.randint(0, VOCABULARY, (1, 50))
+    with unrounded(), torch.inference_mode():
+        out = torch.cat([model(part, cache=cache) for part in text.split([7, *[1] * 20, 23], dim=1)], dim=1)
+        torch.testing.assert_close(out[0], alone(model, text[0].tolist(), "raw"), atol=EXACT, rtol=EXACT)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        (lambda: AttentionSpec(9, 2, 64), "must divide heads"),
-        (lambda: AttentionSpec(2, 2, 5, rope=RopeSpec()), "even head_dim"),
-        (lambda: AttentionSpec(2, 2, 4, window=0), "counts the query"),
-        (
-            lambda: ModelSpec(
-                8, 8, (LayerSpec(AttentionSpec(2, 2, 4, kv_from=0), FeedForwardSpec(8)),), 8
-            ),
-            "earlier layer",
-        ),
-        (
-            lambda: ModelSpec(8, 8, (LayerSpec(AttentionSpec(2, 2, 4, causal=False), FeedForwardSpec(8)),), 8),
-            "causal",
-        ),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused_with_the_remedy(wrong, says):
-    with pytest.raises(SpecError, match=says):
-        wrong()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_was_kept_under_one_codec_is_restored_under_another(layout):
+    spec = small(2)
+    model = decoder(spec, 0)
+    cache = make_cache(spec, CacheSpec(layout), 1, 20, torch.float64, CPU)
+    with torch.inference_mode():
+        model(torch.randint(0, VOCABULARY, (1, 9)), cache=cache)
+    kept = cache.prefix(0)
+    coarse = make_cache(spec, CacheSpec("ring", "int8"), 2, 20, torch.float64, CPU)
+    coarse.restore(1, kept)
+    for slot, (raw,) in enumerate(kept.slots):
+        wanted = codec_named("int8").encode(raw)
+        assert all(torch.equal(a, b) for a, b in zip(coarse.prefix(1).slots[slot], wanted, strict=True))
+    back = make_cache(spec, CacheSpec(layout), 1, 20, torch.float64, CPU)
+    back.restore(0, coarse.prefix(1))
+    assert [len(parts) for parts in back.prefix(0).slots] == [1, 1]

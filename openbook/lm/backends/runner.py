@@ -8,8 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from openbook.lm.cache.dense import DenseCache, Prefix
+from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.make import CacheSpec
+from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.spec import ModelSpec
+
+CHUNK = 512
+"""Tokens of a long text that are run at once, so that its masks and logits never stand in memory whole."""
 
 
 class Runner(Protocol):
@@ -18,12 +23,32 @@ class Runner(Protocol):
     spec: ModelSpec
     dtype: torch.dtype
     device: torch.device
+    caching: CacheSpec
 
-    def cache(self, prefixes: Sequence[Prefix | None], room: int) -> DenseCache:
-        """A batch whose row b begins with `prefixes[b]`, with `room` columns to spare."""
+    def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
+        """A batch whose row b begins with `prefixes[b]` (None: with nothing), with room for that many tokens more."""
 
-    def forward(self, tokens_BT: Tensor, cache: DenseCache | None = None, *, keep: slice = slice(None)) -> Tensor:
-        """fp32 logits `[B, T', V]` of the positions in `keep`; each row goes on at its own next position."""
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        *,
+        positions_BT: Tensor | None = None,
+        keep: slice = slice(None),
+    ) -> Tensor:
+        """fp32 logits `[B, T', V]` of the tokens in `keep`; each row goes on at its own next position.
+
+        `positions_BT` says otherwise where rows are padded: −1 stands for no token.
+        """
+
+    def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
+        """Read texts of any length into a cache, in chunks: fp32 logits `[B, V]` of the last column alone.
+
+        So rows of different length are padded on the left.
+        """
 
     def prefill(self, text: Sequence[int]) -> Prefix:
         """The keys and values of these tokens, from position 0: a function of them alone, to the last bit."""
+
+    def fits(self, prefix: Prefix) -> bool:
+        """Whether a prefix of unknown origin can be this model's, kept as this runner keeps them."""

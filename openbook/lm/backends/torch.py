@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from openbook.lm.cache.dense import DenseCache, Prefix
+from openbook.lm.backends.runner import CHUNK
+from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
+from openbook.lm.cache.plan import plan
+from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.decoder import Decoder
 from openbook.lm.spec import ModelSpec
 
@@ -28,40 +33,67 @@ def default_dtype(device: torch.device) -> torch.dtype:
 class TorchRunner:
     """A `Decoder` with its weights, in one precision on one device (see `Runner`)."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, caching: CacheSpec = AUTO) -> None:
         self.decoder = decoder.eval()
         self.spec = decoder.spec
         self.dtype = decoder.embedding.weight.dtype
         self.device = decoder.embedding.weight.device
+        self.caching = caching
+        make_cache(self.spec, caching, 1, 1, self.dtype, torch.device("meta"))  # refuses now what it cannot keep
 
     @classmethod
     def load(
-        cls, spec: ModelSpec, state: Iterable[tuple[str, Tensor]], device: torch.device | None = None
+        cls,
+        spec: ModelSpec,
+        state: Iterable[tuple[str, Tensor]],
+        device: torch.device | None = None,
+        caching: CacheSpec = AUTO,
     ) -> TorchRunner:
         """Build the spec and give it these weights, which keep their dtype."""
         with torch.device("meta"):
             decoder = Decoder(spec)
         target = device or default_device()
         decoder.load_state_dict({name: tensor.to(target) for name, tensor in state}, assign=True)
-        return cls(decoder)
+        return cls(decoder, caching)
 
-    def cache(self, prefixes: Sequence[Prefix | None], room: int) -> DenseCache:
-        return DenseCache.of_prefixes(self.spec, prefixes, room, self.dtype, self.device)
+    def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
+        return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, self.device)
 
     @torch.inference_mode()
-    def forward(self, tokens_BT: Tensor, cache: DenseCache | None = None, *, keep: slice = slice(None)) -> Tensor:
-        tokens_BT = tokens_BT.to(self.device)
-        if cache is None:
-            logits: Tensor = self.decoder(tokens_BT, keep=keep)
-            return logits
-        steps = torch.arange(tokens_BT.shape[1], device=self.device)
-        positions_BT = cache.next_positions_B[:, None] + steps
-        logits = self.decoder(tokens_BT, positions_BT, cache, keep=keep)
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        *,
+        positions_BT: Tensor | None = None,
+        keep: slice = slice(None),
+    ) -> Tensor:
+        at_BT = None if positions_BT is None else positions_BT.to(self.device)
+        logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep)
         return logits
 
     @torch.inference_mode()
+    def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
+        if positions_BT is None:
+            positions_BT = cache.next_positions_B[:, None] + torch.arange(tokens_BT.shape[1], device=self.device)
+        tokens_BT, positions_BT = tokens_BT.to(self.device), positions_BT.to(self.device)
+        last = (tokens_BT.shape[1] - 1) // CHUNK * CHUNK
+        for start in range(0, last, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            self.decoder.hidden(tokens_BT[:, chunk], positions_BT[:, chunk], cache)
+        logits: Tensor = self.decoder(tokens_BT[:, last:], positions_BT[:, last:], cache, keep=slice(-1, None))
+        return logits[:, 0]
+
+    @torch.inference_mode()
     def prefill(self, text: Sequence[int]) -> Prefix:
-        cache = self.cache([None], room=len(text))
-        positions_BT = torch.arange(len(text), device=self.device)[None]
-        self.decoder.hidden(torch.tensor([list(text)], device=self.device), positions_BT, cache)
+        # In one layout whatever `caching` says: sums in another order of columns differ in their last bits.
+        cache = make_cache(self.spec, replace(self.caching, layout="auto"), 1, len(text), self.dtype, self.device)
+        tokens_1T = torch.tensor([list(text)], device=self.device)
+        positions_1T = torch.arange(len(text), device=self.device)[None]
+        for start in range(0, len(text), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            self.decoder.hidden(tokens_1T[:, chunk], positions_1T[:, chunk], cache)
         return cache.prefix(0)
+
+    def fits(self, prefix: Prefix) -> bool:
+        return prefix.fits(plan(self.spec), self.caching.codec, self.dtype)

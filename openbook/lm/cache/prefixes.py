@@ -12,11 +12,45 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from openbook.lm.cache.dense import Prefix
+import torch
+
+from openbook.lm.cache.codecs import Parts, codec_named
+from openbook.lm.cache.plan import Plan
 
 UNWRITTEN_BYTES = 256 << 20
 """Entries that wait for the disk hold no more than this."""
+
+
+class Prefix(NamedTuple):
+    """The keys and values of one text of `length` tokens from position 0 on, as a codec wrote them.
+
+    A tensor `[2, K, n, width]` a part and slot (keys, values): the n positions that its slot keeps (`Slot.kept`).
+    """
+
+    length: int
+    codec: str
+    slots: tuple[Parts, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes its tensors occupy."""
+        return sum(part.nbytes for parts in self.slots for part in parts)
+
+    def fits(self, plan: Plan, codec: str, dtype: torch.dtype) -> bool:
+        """Whether these can be keys and values of this model, codec and precision: count, shapes, dtypes, finite."""
+        if self.codec != codec or self.length < 1 or len(self.slots) != len(plan.slots):
+            return False
+        kind = codec_named(codec)
+        for parts, slot in zip(self.slots, plan.slots, strict=True):
+            n = slot.columns(self.length)
+            wanted = [((2, slot.kv_heads, n, width), d) for width, d in kind.widths(slot.head_dim, dtype)]
+            if [(tuple(part.shape), part.dtype) for part in parts] != wanted:
+                return False
+            if not bool(torch.isfinite(kind.decode(parts, dtype)).all()):
+                return False
+        return True
 
 
 class PrefixStore:
@@ -86,20 +120,16 @@ class PrefixStore:
     def _read(self, key: str, length: int) -> Prefix | None:
         if self.folder is None:
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         path = self.folder / f"{key}.safetensors"
         try:
             if path.is_symlink() or path.stat().st_size > self.budget:
                 return None
-            slots = load_file(path)
+            prefix = _load(path)
             os.utime(path)
-            prefix = Prefix(tuple(slots[str(i)] for i in range(len(slots))))
-        except (OSError, SafetensorError, KeyError):
+        except OSError:
             return None
-        whole = all(t.dim() == 4 and t.shape[2] == length for t in prefix.slots)
-        return prefix if whole and self._accepts(prefix) else None
+        whole = prefix is not None and prefix.length == length
+        return prefix if whole and prefix is not None and self._accepts(prefix) else None
 
     def _write(self, key: str, prefix: Prefix) -> None:
         if self.folder is None:
@@ -111,7 +141,12 @@ class PrefixStore:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({str(i): t.cpu().contiguous() for i, t in enumerate(prefix.slots)}, partial)
+            tensors = {
+                f"{i}.{j}": part.cpu().contiguous()
+                for i, parts in enumerate(prefix.slots)
+                for j, part in enumerate(parts)
+            }
+            save_file(tensors, partial, metadata={"length": str(prefix.length), "codec": prefix.codec})
             partial.replace(path)
         except (OSError, SafetensorError):
             with contextlib.suppress(OSError):
@@ -130,6 +165,23 @@ class PrefixStore:
                 return
             Path(path).unlink(missing_ok=True)
             excess -= size
+
+
+def _load(path: Path) -> Prefix | None:
+    """What a file holds, as it says; None if it is not of this make. Whether it can be believed is another matter."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            said, names = file.metadata() or {}, sorted(file.keys())
+            pairs = [tuple(int(number) for number in name.split(".")) for name in names]
+            slots: dict[int, dict[int, torch.Tensor]] = {}
+            for name, (slot, part) in zip(names, pairs, strict=True):
+                slots.setdefault(slot, {})[part] = file.get_tensor(name)
+        ordered = tuple(tuple(slots[i][j] for j in range(len(slots[i]))) for i in range(len(slots)))
+        return Prefix(int(said["length"]), said["codec"], ordered)
+    except (SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _key(name: str, tokens: Sequence[int]) -> str:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from openbook.errors import Fault
-from openbook.lm.cache.dense import Prefix
-from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
 from openbook.mix.source import Label
