@@ -28,6 +28,7 @@ from openbook.lm.weights.tokenizer_json import (
     checked,
     content_of,
     decoders,
+    ids_of,
     template_of,
     without_control,
 )
@@ -57,7 +58,7 @@ class Tokenizer:
         self._where = where
         self.chat_template = chat_template
         model, added = self._definition["model"], self._definition["added_tokens"]
-        self._ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+        self._ids: dict[str, int] = {**ids_of(model), **{token["content"]: token["id"] for token in added}}
         self._tokens = {index: token for token, index in self._ids.items()}
         self._added = {token["id"] for token in added}
         self.vocabulary = max(self._tokens, default=-1) + 1
@@ -136,7 +137,12 @@ class Tokenizer:
         """Ids of text cut at its control tokens, what lies between them encoded as plain after `restore`."""
         ids: list[int] = []
         for place, piece in enumerate(self._spelled.split(text)):
-            ids += [self._ids[piece]] if place % 2 else self.encode(restore(piece)) if piece else []
+            if place % 2:
+                ids.append(self._ids[piece])
+                continue
+            # Phi-3's control tokens swallow the space after them.
+            rest = piece.lstrip() if ids and ids[-1] in self._swallowing else piece
+            ids += self.encode(restore(rest)) if rest else []
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -223,6 +229,12 @@ class Tokenizer:
         """What spells a control token; longer spellings first, so that one that begins another does not hide it."""
         spellings = sorted((self._tokens[index] for index in self.control_ids & self._added), key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, spellings))})" if spellings else r"((?!))")
+
+    @cached_property
+    def _swallowing(self) -> frozenset[int]:
+        """Control tokens that take the space after them with them."""
+        added = self._definition["added_tokens"]
+        return frozenset(token["id"] for token in added if token.get("rstrip")) & self.control_ids
 
     @cached_property
     def _parts_freely(self) -> bool:

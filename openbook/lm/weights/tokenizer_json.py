@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.errors import Fault
+from openbook.lm.weights.charsmap import check_charsmaps
 
 MAX_ID = 1 << 24  # the library makes room for every id below the highest
 
@@ -28,25 +29,45 @@ def build(definition: Mapping[str, Any], where: str) -> Any:
     return backend
 
 
+def ids_of(model: Mapping[str, Any]) -> dict[str, int]:
+    """The id of each spelling of a checked `model`; of two ids with one spelling, the first."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        return dict(vocabulary)
+    ids: dict[str, int] = {}
+    for index, (piece, _) in enumerate(vocabulary):
+        ids.setdefault(piece, index)
+    return ids
+
+
 def without_control(definition: Mapping[str, Any], control: frozenset[int]) -> dict[str, Any]:
     """The definition in which no text can become a token of `control`; all other ids stay as they are."""
     added, model = definition["added_tokens"], definition["model"]
-    kept = model.get("unk_token")  # what no token spells becomes the unknown token: that is not a control token
+    kept = [token for token in added if token["id"] not in control]
+    if model.get("type") == "Unigram":
+        # What no piece spells becomes the unknown token by its id, so that its own spelling can go too.
+        hidden_ids = control | {model.get("unk_id")}
+        pieces = [
+            [_unspelled(i), score] if i in hidden_ids else [piece, score]
+            for i, (piece, score) in enumerate(model["vocab"])
+        ]
+        return {**definition, "added_tokens": kept, "model": {**model, "vocab": pieces}}
+    unknown = model.get("unk_token")  # what no token spells becomes the unknown token: that is not a control token
     vocabulary: dict[str, int] = dict(model["vocab"])
     # Ids of added tokens are given by the vocabulary, so all of them stand in it, the control tokens unspellable.
     vocabulary.update({token["content"]: token["id"] for token in added})
     spelled = {token for token, index in vocabulary.items() if index in control}
-    hidden = spelled - {kept}
-    # No cut leaves a space inside a piece of bytes or a word, and SentencePiece has turned spaces into ▁.
-    renamed = {f" control {i}" if token in hidden else token: i for token, i in vocabulary.items()}
+    hidden = spelled - {unknown}
+    renamed = {_unspelled(i) if token in hidden else token: i for token, i in vocabulary.items()}
     changed = {**model, "vocab": renamed}
     if model.get("merges"):
         changed["merges"] = [pair for pair in model["merges"] if spelled.isdisjoint(_pieces(pair))]
-    return {
-        **definition,
-        "added_tokens": [token for token in added if token["id"] not in control],
-        "model": changed,
-    }
+    return {**definition, "added_tokens": kept, "model": changed}
+
+
+def _unspelled(index: int) -> str:
+    """What no text becomes: no cut leaves a space inside bytes or a word, and SentencePiece turns spaces into ▁."""
+    return f" control {index}"
 
 
 def _pieces(merge: Any) -> tuple[str, str, str]:
@@ -57,16 +78,17 @@ def _pieces(merge: Any) -> tuple[str, str, str]:
 def checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The definition, once it has the parts that are read here in the form they are read in."""
     model = definition.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(vocabulary, dict):
-        raise Fault(f"{where}: only tokenizers with a vocabulary of pieces (BPE, WordPiece) are read")
-    if model.get("type", "BPE") not in ("BPE", "WordPiece"):
-        raise Fault(f"{where}: tokenizer model {model['type']!r} is not supported; BPE and WordPiece are")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise Fault(f"{where}: only tokenizers with a vocabulary of pieces (BPE, WordPiece, Unigram) are read")
+    vocabulary, kind = model["vocab"], model.get("type", "BPE")
+    if kind not in ("BPE", "WordPiece", "Unigram"):
+        raise Fault(f"{where}: tokenizer model {kind!r} is not supported; BPE, WordPiece and Unigram are")
     added = definition.get("added_tokens") or []
     fits = {
-        "vocab": all(_is_id(index) for index in vocabulary.values()),
+        "vocab": _is_vocabulary(vocabulary, kind),
         "merges": _listed(model.get("merges") or [], _is_merge),
         "unk_token": _is_unknown(model.get("unk_token"), vocabulary),
+        "unk_id": _is_unknown_id(model.get("unk_id"), vocabulary),
         "added_tokens": _listed(added, _is_added),
         "decoder": all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in decoders(definition)),
         "normalizer": isinstance(definition.get("normalizer") or {}, dict),
@@ -74,7 +96,20 @@ def checked(definition: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     for part, good in fits.items():
         if not good:
             raise Fault(f"{where}: its {part} is not as a tokenizer.json has it")
+    check_charsmaps(definition.get("normalizer"), where)
     return {**definition, "added_tokens": [{"special": False, **token} for token in added if token["content"]]}
+
+
+def _is_vocabulary(vocabulary: Any, kind: str) -> bool:
+    """An id for each piece, or for a unigram model a list of pieces and their scores."""
+    if kind == "Unigram":
+        return _listed(vocabulary, _is_scored)
+    return isinstance(vocabulary, dict) and all(_is_id(index) for index in vocabulary.values())
+
+
+def _is_scored(entry: Any) -> bool:
+    pair = isinstance(entry, list) and len(entry) == 2
+    return pair and isinstance(entry[0], str) and isinstance(entry[1], int | float)
 
 
 def decoders(definition: Mapping[str, Any]) -> list[Any]:
@@ -92,8 +127,12 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_ID
 
 
-def _is_unknown(token: Any, vocabulary: Mapping[str, Any]) -> bool:
+def _is_unknown(token: Any, vocabulary: Any) -> bool:
     return token is None or (isinstance(token, str) and token in vocabulary)
+
+
+def _is_unknown_id(index: Any, vocabulary: Any) -> bool:
+    return index is None or (_is_id(index) and index < len(vocabulary))
 
 
 def _is_merge(merge: Any) -> bool:
