@@ -68,6 +68,6 @@ def test_one_changed_byte_of_the_header_or_the_sampled_data_changes_the_fingerpr
         if place is not None:
             changed[place] ^= 1
         copy.write_bytes(changed)
-        digest = Checkpoint(copy, "m", "gguf", checkpoint.spec, checkpoint.source, checkpoint.table, {}).fingerprint
+        digest = Checkpoint(copy, "m", "gguf", checkpoint.spec, checkpoint.source, {}).fingerprint
         prints.add(digest)
     assert len(prints) == 3 and checkpoint.fingerprint in prints

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from openbook.errors import Fault
-from openbook.lm.spec import ModelSpec
-from openbook.lm.weights.config import FAMILIES, architecture_of, spec_from_config
+from openbook.lm.weights.config import FAMILIES, Spec, architecture_of, spec_from_config
 from openbook.lm.weights.gguf import GGUFFile
-from openbook.lm.weights.gguf_spec import spec_from_gguf
-from openbook.lm.weights.names import GGUF_LLAMA, NameTable, Shape, parameters
+from openbook.lm.weights.gguf_spec import family_of, spec_from_gguf
+from openbook.lm.weights.matching import Made, match
+from openbook.lm.weights.names import original, parameters
 from openbook.lm.weights.pull import RECORD
 from openbook.lm.weights.safetensors import SafetensorsFolder, read_json
 
@@ -53,27 +54,27 @@ class Checkpoint:
     path: Path
     name: str
     format: str
-    spec: ModelSpec
+    spec: Spec
     source: Source
-    table: NameTable
-    sources: Mapping[str, str]  # our parameter name → the tensor's name in the file
+    made: Mapping[str, Made]  # how each parameter of ours is made of the file's tensors
 
     def state(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each parameter under our name, dequantised to `dtype`, one at a time, in the order of the model."""
-        for ours, theirs in self.sources.items():
-            tensor = self.source.tensor(theirs, dtype)
-            yield ours, self._halves(ours, tensor)
+        """Each parameter under our name, dequantised to `dtype`, one at a time, in the order of the model.
 
-    def _halves(self, ours: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Undo llama.cpp's reordering of Q and K rows: from neighbouring pairs back to the two halves of a head."""
-        module = ours.rpartition(".")[0]
-        if not self.table.interleaved or not module.endswith(("attention.query", "key_value.key")):
+        A tensor of the file is read once, and kept only until the last parameter that is made of it.
+        """
+        users = Counter(name for made in self.made.values() for name in made.names.values())
+        held: dict[str, torch.Tensor] = {}
+
+        def read(name: str) -> torch.Tensor:
+            tensor = held.pop(name) if name in held else self.source.tensor(name, dtype)
+            users[name] -= 1
+            if users[name]:
+                held[name] = tensor
             return tensor
-        layer = self.spec.layers[int(ours.split(".")[1])].attention
-        heads = layer.heads if module.endswith("query") else layer.kv_heads
-        rest = tensor.shape[1:]
-        pairs = tensor.reshape(heads, layer.head_dim // 2, 2, *rest)
-        return pairs.transpose(1, 2).reshape(tensor.shape)
+
+        for ours, made in self.made.items():
+            yield ours, made.of(read)
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, from the GGUF metadata or the folder's tokenizer.json."""
@@ -85,8 +86,9 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """How many weights the model has; a tied head is counted once."""
-        return sum(math.prod(shape) for shape in parameters(self.spec).values())
+        """How many weights the model has; a tied head or shared embedding is counted once."""
+        shapes = parameters(self.spec).items()
+        return sum(math.prod(shape) for ours, shape in shapes if original(self.spec, ours) == ours)
 
     @property
     def bytes(self) -> int:
@@ -148,9 +150,8 @@ def _open_gguf(path: Path) -> Checkpoint:
     file = GGUFFile.open(path)
     spec = _at(path, lambda: spec_from_gguf(file.metadata, file.tensors, file.tensor))
     shapes = {name: info.shape for name, info in file.tensors.items()}
-    return Checkpoint(
-        path, _name(path.parent, path.stem), "gguf", spec, file, GGUF_LLAMA, match(spec, GGUF_LLAMA, shapes, path)
-    )
+    made = match(spec, family_of(file.metadata).names, shapes, path)
+    return Checkpoint(path, _name(path.parent, path.stem), "gguf", spec, file, made)
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -164,7 +165,7 @@ def _open_folder(path: Path) -> Checkpoint:
     table = FAMILIES[architecture_of(config)].names
     folder = SafetensorsFolder(path)
     name = _name(path, path.resolve().name)
-    return Checkpoint(path, name, "safetensors", spec, folder, table, match(spec, table, folder.shapes, path))
+    return Checkpoint(path, name, "safetensors", spec, folder, match(spec, table, folder.shapes, path))
 
 
 def _name(folder: Path, default: str) -> str:
@@ -174,38 +175,9 @@ def _name(folder: Path, default: str) -> str:
     return name if isinstance(name, str) else default
 
 
-def _at(path: Path, build: Callable[[], ModelSpec]) -> ModelSpec:
+def _at(path: Path, build: Callable[[], Spec]) -> Spec:
     """The spec that `build` makes; a `Fault` of it gets the path in front."""
     try:
         return build()
     except Fault as error:
         raise Fault(f"{path}: {error}") from error
-
-
-def match(spec: ModelSpec, table: NameTable, shapes: Mapping[str, Shape], path: Path) -> dict[str, str]:
-    """Which tensor of the file is each of our parameters. A `Fault` names one missing, misshapen or left over."""
-    found: dict[str, str] = {}
-    for ours, shape in parameters(spec).items():
-        theirs = _find(table, ours, shapes)
-        if theirs is None:
-            raise Fault(
-                f"{path}: tensor {table.prefixes[0]}{table.theirs(ours)} is missing; the checkpoint is not whole"
-            )
-        if tuple(shapes[theirs]) != shape:
-            raise Fault(f"{path}: tensor {theirs} has shape {shapes[theirs]}, but the configuration says {shape}")
-        found[ours] = theirs
-    used = set(found.values())
-    if spec.head and spec.tied:  # some checkpoints store the tied head a second time
-        used |= {prefix + table.theirs("head.weight") for prefix in table.prefixes}
-    for name in shapes:
-        if name not in used and not table.ignores(name):
-            raise Fault(f"{path}: tensor {name} is left over; the configuration does not describe this checkpoint")
-    return found
-
-
-def _find(table: NameTable, ours: str, shapes: Mapping[str, Shape]) -> str | None:
-    """The tensor of the file that is our parameter: under a prefix, or in an old spelling."""
-    plain = table.theirs(ours)
-    spellings = [plain, *(plain.replace(new, old) for new, old in table.renamed.items() if new in plain)]
-    candidates = (prefix + spelling for spelling in spellings for prefix in table.prefixes)
-    return next((name for name in candidates if name in shapes), None)

@@ -1,45 +1,124 @@
-"""What each checkpoint format calls our parameters: tables, no code of their own.
+"""What a checkpoint calls our parameters: tables, and how a parameter is looked up in one.
 
-A key is our name, `{i}` the layer; a value is the checkpoint's. `parameters(spec)` says which of ours a model has
-and in which shape, so that what is missing, left over or misshapen can be named.
+A key is our name, `{i}` the layer; a value is the checkpoint's name, or a recipe that makes ours of several or other
+tensors (`recipes.py`, which has an example). The tables themselves stand with their families, but those that several
+formats build on. `parameters(spec)` says which of ours a model has and in which shape.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from openbook.lm.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
+from torch import Tensor
 
-Shape = tuple[int, ...]
+from openbook.errors import Fault
+from openbook.lm.spec import ModelSpec, Seq2SeqSpec
+from openbook.lm.weights.parameters import Shape as Shape
+from openbook.lm.weights.parameters import parameters as parameters
+from openbook.lm.weights.recipes import Interleaved, Named, Recipe, Value, Wanted, recipe
+
+# A prefix names the body of a model; these of our modules stand outside it.
+OUTSIDE = ("head.", "decoder.head.", "classifier.")
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """Names of one format: modules by our name, optional prefixes, and what a checkpoint may hold besides.
+    """Names of one format, and what a checkpoint may hold besides.
 
-    `ignored` are patterns of tensors that the model does not use; `renamed` are spellings of old checkpoints;
-    `interleaved` says that Q and K rows are stored for RoPE on neighbouring pairs and must be put back in halves.
+    `modules` maps modules of ours to modules of theirs, whose `.weight` and `.bias` keep their names; `tensors` maps
+    single parameters, whole names on both sides, and is asked first. Their names may stand after one of `prefixes`,
+    the first of which is written. `renamed` are old spellings of parts of names, `ignored` patterns of tensors that
+    the model does not use.
     """
 
-    modules: dict[str, str]
+    modules: dict[str, Value]
     prefixes: tuple[str, ...] = ("",)
     ignored: tuple[str, ...] = ()
     renamed: dict[str, str] = field(default_factory=dict)
-    interleaved: bool = False
+    tensors: dict[str, Value] = field(default_factory=dict)
+
+    def find(self, ours: str) -> tuple[Recipe, str] | None:
+        """How our parameter is stored, and the leaf that is added to names; None if the table does not say."""
+        generic = _LAYER.sub(r"\1{i}.", ours)
+        if generic in self.tensors:
+            return recipe(self.tensors[generic]), ""
+        module, _, leaf = generic.rpartition(".")
+        try:
+            return recipe(self.modules[module]), f".{leaf}"
+        except KeyError:
+            return None
 
     def theirs(self, ours: str) -> str:
-        """The checkpoint's name, without prefix, of our parameter."""
-        module, _, leaf = ours.rpartition(".")
-        layer = re.match(r"layers\.(\d+)\.", module)
-        if layer is None:
-            return f"{self.modules[module]}.{leaf}"
-        generic = "layers.{i}." + module[layer.end() :]
-        return self.modules[generic].replace("{i}", layer[1]) + f".{leaf}"
+        """The checkpoint's name, without prefix, of our parameter; a `Fault` where it is not one tensor alone."""
+        found = self.find(ours)
+        if found is None or not isinstance(found[0], Named):
+            raise Fault(f"the names of this family have no one tensor for {ours}")
+        layer = _LAYER.match(ours)
+        return found[0].name.replace("{i}", layer[2] if layer else "") + found[1]
+
+    def spellings(self, name: str) -> Iterator[str]:
+        """What a tensor may be called in a file: under each prefix, in each spelling."""
+        old = (name.replace(new, former) for new, former in self.renamed.items() if new in name)
+        for spelling in (name, *old):
+            for prefix in self.prefixes:
+                yield prefix + spelling
+
+    def written(self, ours: str, name: str) -> str:
+        """The whole name under which a tensor of our parameter `ours` is written."""
+        return name if ours.startswith(OUTSIDE) else self.prefixes[0] + name
 
     def ignores(self, name: str) -> bool:
         """Whether a tensor of this name is known and not needed."""
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+_LAYER = re.compile(r"^((?:encoder\.|decoder\.)?layers\.)(\d+)\.")
+
+
+def wanted(spec: ModelSpec | Seq2SeqSpec, shapes: Mapping[str, Shape], ours: str, leaf: str, tensors: int) -> Wanted:
+    """What a recipe is told of our parameter."""
+    layer = _LAYER.match(ours)
+    stack = spec if isinstance(spec, ModelSpec) else spec.encoder if ours.startswith("encoder.") else spec.decoder
+    if layer is None:
+        return Wanted(ours, shapes[ours], shapes, leaf=leaf, tensors=tensors)
+    index = int(layer[2])
+    block = stack.layers[index]
+    crossed = block.cross is not None and ours[layer.end() :].startswith("cross")
+    attention = block.cross if crossed else block.attention
+    return Wanted(ours, shapes[ours], shapes, layer[0], index, leaf, attention, tensors)
+
+
+def original(spec: ModelSpec | Seq2SeqSpec, ours: str) -> str:
+    """The parameter under whose name `ours` is stored: itself, but a shared embedding is the encoder's."""
+    shared = isinstance(spec, Seq2SeqSpec) and spec.shared_embedding
+    return "encoder.embedding.weight" if shared and ours == "decoder.embedding.weight" else ours
+
+
+def write(
+    spec: ModelSpec | Seq2SeqSpec, table: NameTable, state: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """A model's parameters as its checkpoint stores them, by the names of `table`: what loading reads back as `state`.
+
+    Tensors are passed on as they come; only those that are stored together wait for each other. Raises `Fault` for a
+    parameter that the table has no name for.
+    """
+    shapes, waiting = parameters(spec), dict[str, Tensor]()
+    for ours, tensor in state:
+        if original(spec, ours) != ours:
+            continue
+        found = table.find(ours)
+        if found is None or ours not in shapes:
+            raise Fault(f"the names of this family have no tensor for {ours}; the model cannot be written as one of it")
+        want = wanted(spec, shapes, ours, found[1], len(shapes))
+        waiting[ours] = tensor
+        parts = found[0].parts(want)
+        if all(part in waiting for part in parts):
+            for name, stored in found[0].store(want, [waiting.pop(part) for part in parts]):
+                yield table.written(ours, name), stored
+    if waiting:
+        raise Fault(f"parameters that are stored together are not all there: {', '.join(sorted(waiting))} stand alone")
 
 
 LLAMA = NameTable(
@@ -61,28 +140,7 @@ LLAMA = NameTable(
     ignored=(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"(model\.)?rotary_emb\.inv_freq"),
 )
 
-BERT = NameTable(
-    {
-        "embedding": "embeddings.word_embeddings",
-        "positions": "embeddings.position_embeddings",
-        "token_types": "embeddings.token_type_embeddings",
-        "embedding_norm": "embeddings.LayerNorm",
-        "layers.{i}.attention.query": "encoder.layer.{i}.attention.self.query",
-        "layers.{i}.key_value.key": "encoder.layer.{i}.attention.self.key",
-        "layers.{i}.key_value.value": "encoder.layer.{i}.attention.self.value",
-        "layers.{i}.attention.out": "encoder.layer.{i}.attention.output.dense",
-        "layers.{i}.attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
-        "layers.{i}.feed_forward_norm": "encoder.layer.{i}.output.LayerNorm",
-        "layers.{i}.feed_forward.up": "encoder.layer.{i}.intermediate.dense",
-        "layers.{i}.feed_forward.down": "encoder.layer.{i}.output.dense",
-    },
-    prefixes=("", "bert."),
-    ignored=(r"(bert\.)?embeddings\.(position_ids|token_type_ids)", r"(bert\.)?pooler\..*", r"cls\..*"),
-    # Checkpoints converted from TensorFlow.
-    renamed={"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
-)
-
-GGUF_LLAMA = NameTable(
+GGUF = NameTable(
     {
         "embedding": "token_embd",
         "layers.{i}.attention.query": "blk.{i}.attn_q",
@@ -97,51 +155,15 @@ GGUF_LLAMA = NameTable(
         "norm": "output_norm",
         "head": "output",
     },
-    # Read by the spec (gguf_spec.py), so not left over; the other is a llama.cpp of 2023's copy of the RoPE table.
-    ignored=(r"rope_freqs\.weight", r"blk\.\d+\.attn_rot_embd\.weight"),
-    interleaved=True,
+    # Read by the spec (gguf_spec.py), so not left over; the last is a llama.cpp of 2023's copy of the RoPE table.
+    ignored=(r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd\.weight"),
 )
 
-
-def parameters(spec: ModelSpec) -> dict[str, Shape]:
-    """Our names of all parameters of a model, with their shapes (weights `[out, in]`), in the order of the model."""
-    shapes: dict[str, Shape] = {"embedding.weight": (spec.vocabulary, spec.width)}
-    if spec.positions == "learned":
-        shapes["positions.weight"] = (spec.max_positions, spec.width)
-    if spec.token_types:
-        shapes["token_types.weight"] = (spec.token_types, spec.width)
-    if spec.embedding_norm:
-        shapes |= _norm("embedding_norm", spec.embedding_norm, spec.width)
-    for index, layer in enumerate(spec.layers):
-        at = f"layers.{index}"
-        shapes |= _attention(at, layer.attention, spec.width)
-        shapes |= _norm(f"{at}.attention_norm", layer.norm, spec.width)
-        shapes |= _feed_forward(f"{at}.feed_forward", layer.feed_forward, spec.width)
-        shapes |= _norm(f"{at}.feed_forward_norm", layer.norm, spec.width)
-    if spec.final_norm:
-        shapes |= _norm("norm", spec.final_norm, spec.width)
-    if spec.head and not spec.tied:
-        shapes["head.weight"] = (spec.vocabulary, spec.width)
-    return shapes
-
-
-def _linear(name: str, out: int, into: int, bias: bool) -> dict[str, Shape]:
-    return {f"{name}.weight": (out, into), **({f"{name}.bias": (out,)} if bias else {})}
-
-
-def _norm(name: str, norm: NormSpec, width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (width,), **({f"{name}.bias": (width,)} if norm.has_bias else {})}
-
-
-def _attention(at: str, spec: AttentionSpec, width: int) -> dict[str, Shape]:
-    shapes = _linear(f"{at}.attention.query", spec.heads * spec.head_dim, width, spec.qkv_bias)
-    if spec.kv_from is None:
-        shapes |= _linear(f"{at}.key_value.key", spec.kv_heads * spec.head_dim, width, spec.qkv_bias)
-        shapes |= _linear(f"{at}.key_value.value", spec.kv_heads * spec.head_dim, width, spec.qkv_bias)
-    return shapes | _linear(f"{at}.attention.out", width, spec.heads * spec.head_dim, spec.out_bias)
-
-
-def _feed_forward(at: str, spec: FeedForwardSpec, width: int) -> dict[str, Shape]:
-    shapes = _linear(f"{at}.gate", spec.width, width, spec.bias) if spec.gated else {}
-    shapes |= _linear(f"{at}.up", spec.width, width, spec.bias)
-    return shapes | _linear(f"{at}.down", width, spec.width, spec.bias)
+GGUF_LLAMA = NameTable(
+    GGUF.modules
+    | {
+        "layers.{i}.attention.query": Interleaved("blk.{i}.attn_q"),
+        "layers.{i}.key_value.key": Interleaved("blk.{i}.attn_k"),
+    },
+    ignored=GGUF.ignored,
+)

@@ -6,9 +6,10 @@ from openbook.lm.weights.config import COMMON_HARMLESS, Spec, family
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
 from openbook.lm.weights.own import ARCHITECTURES, KEY, MODEL_TYPE, spec_of
+from openbook.lm.weights.recipes import Value
 
 
-class _Same(dict[str, str]):
+class _Same(dict[str, Value]):
     """Every module is called as it is."""
 
     def __missing__(self, module: str) -> str:
