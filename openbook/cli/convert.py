@@ -120,7 +120,7 @@ def convert(
         )  # fmt: skip
     made = open_checkpoint(folder)
     facts = {
-        "path": str(folder), "architecture": layout.architecture, "transformers": layout.llama, "warnings": said,
+        "path": str(folder), "architecture": layout.architecture, "transformers": layout.known, "warnings": said,
         "before": _facts(source, before), "after": _facts(made, after),
     }  # fmt: skip
     if as_json:
@@ -150,13 +150,19 @@ def _ratio(text: str | None) -> tuple[int, int] | None:
 
 
 def _facts(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
-    from openbook.cli.models import attention
+    import torch
 
+    from openbook.lm.describe import describe, kept
+
+    whole = describe(spec)
+    rows = kept(spec, torch.bfloat16)  # none for an encoder, which keeps no keys
     return {
         "parameters": checkpoint.parameters,
-        "kv_bytes_per_token": {"bf16": spec.kv_bytes_per_token(2), "fp32": spec.kv_bytes_per_token(4)},
         "bytes": checkpoint.bytes,
-        "attention": attention(spec),
+        "kv_bytes_per_token": {"bf16": spec.kv_bytes_per_token(2), "fp32": spec.kv_bytes_per_token(4)},
+        "kv_bytes_at_longest": rows[0]["bytes_at_longest"] if rows else None,
+        "attention": whole["attention"],
+        "feed_forward": whole["feed_forward"],
     }
 
 
@@ -167,8 +173,11 @@ def _show(facts: dict[str, Any]) -> None:
     grid = Table("", Column("before", justify="right"), Column("after", justify="right"))
     old, new = facts["before"], facts["after"]
     grid.add_row("parameters", f"{old['parameters']:,}", f"{new['parameters']:,}")
-    kept = (f"{each['kv_bytes_per_token']['bf16']:,}" for each in (old, new))
-    grid.add_row("keys and values a token, bf16", *(f"{each} bytes" for each in kept))
+    token = (f"{each['kv_bytes_per_token']['bf16']:,} bytes" for each in (old, new))
+    grid.add_row("keys and values a token, bf16", *token)
+    if old["kv_bytes_at_longest"] is not None:
+        longest = (f"{each['kv_bytes_at_longest'] / 2**20:,.1f} MiB" for each in (old, new))
+        grid.add_row("of the longest text", *longest)
     grid.add_row("file", *(f"{each['bytes'] / 2**20:,.1f} MiB" for each in (old, new)))
     console.print(grid)
     readers = "transformers reads it too" if facts["transformers"] else "openbook alone reads it"

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from openbook.errors import Fault
 from openbook.lm.rules import Rule
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, ModelSpec, RopeSpec, Seq2SeqSpec
 from openbook.lm.weights.config import FAMILIES, architecture_of, spec_from_config
-from openbook.lm.weights.names import LLAMA
-from openbook.lm.weights.own import config_of
+from openbook.lm.weights.names import NameTable, parameters
+from openbook.lm.weights.own import ARCHITECTURES, config_of
 
 Spec = ModelSpec | Seq2SeqSpec
 Config = dict[str, Any]
@@ -38,35 +36,16 @@ ROPE_NAMES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A config, and what its family calls our parameters; `llama` are the names of Llama and its kin."""
+    """A config, and the family that reads it: its class, and what it calls our parameters."""
 
     config: Config
-    llama: bool
+    architecture: str
+    names: NameTable
 
     @property
-    def architecture(self) -> str:
-        """The class that reads it."""
-        return str(self.config["architectures"][0])
-
-    def tensors(self, ours: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """What is stored of our parameter: one tensor, or one an expert."""
-        if not self.llama:
-            yield ours, tensor
-            return
-        at, _, bank = ours.rpartition(".feed_forward.")
-        if at and bank in MIXTRAL:
-            stem = LLAMA_PREFIX + at + ".block_sparse_moe"
-            for expert, weight in enumerate(tensor.unbind()):
-                yield f"{stem}.experts.{expert}.{MIXTRAL[bank]}.weight", weight
-        elif at and bank == "router.weight":
-            yield f"{LLAMA_PREFIX}{at}.block_sparse_moe.gate.weight", tensor
-        else:
-            prefix = "" if ours.startswith("head.") else LLAMA_PREFIX
-            yield prefix + LLAMA.theirs(ours), tensor
-
-
-MIXTRAL = {"gate": "w1", "down": "w2", "up": "w3"}
-LLAMA_PREFIX = "model."
+    def known(self) -> bool:
+        """Whether transformers has this family."""
+        return self.architecture not in ARCHITECTURES
 
 
 def candidate(make: Callable[[ModelSpec], Config]) -> Callable[[ModelSpec], Config]:
@@ -78,11 +57,10 @@ def candidate(make: Callable[[ModelSpec], Config]) -> Callable[[ModelSpec], Conf
 def layout_of(spec: Spec, source: Mapping[str, Any] | None = None, ends: Mapping[str, Any] | None = None) -> Layout:
     """How `spec` is written. `source` is the config of the model it comes from, whose family is kept if it can be;
     `ends` are fields that say nothing of the arithmetic (`eos_token_id`)."""
-    if isinstance(spec, ModelSpec):
-        for config in _configs(spec, source):
-            if _says(config, spec):
-                return Layout({**config, **(ends or {})}, llama=True)
-    return Layout({**config_of(spec), **(ends or {})}, llama=False)
+    configs = _configs(spec, source) if isinstance(spec, ModelSpec) else iter(())
+    config = next((config for config in configs if _says(config, spec)), config_of(spec)) | dict(ends or {})
+    architecture = architecture_of(config)
+    return Layout(config, architecture, FAMILIES[architecture].names)
 
 
 def _configs(spec: ModelSpec, source: Mapping[str, Any] | None) -> Iterator[Config]:
@@ -92,10 +70,11 @@ def _configs(spec: ModelSpec, source: Mapping[str, Any] | None) -> Iterator[Conf
         yield make(spec)
 
 
-def _says(config: Config, spec: ModelSpec) -> bool:
-    """Whether a config is of this spec, and its family's names are Llama's."""
+def _says(config: Config, spec: Spec) -> bool:
+    """Whether a config is of this spec, in a family that has a name for each of its parameters."""
     try:
-        return FAMILIES[architecture_of(config)].names is LLAMA and spec_from_config(config) == spec
+        names = FAMILIES[architecture_of(config)].names
+        return spec_from_config(config) == spec and all(names.find(ours) for ours in parameters(spec))
     except Fault:
         return False
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from openbook.errors import Fault
 from openbook.lm.weights.checkpoint import open_checkpoint
 from openbook.lm.weights.layouts import Layout, Spec
+from openbook.lm.weights.names import write
 from openbook.lm.weights.safetensors import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 SHARD = 4 << 30  # bytes of tensors in one file, more than which is hard to move
 CONFIG = "config.json"
+UNFINISHED = ".openbook-unfinished-"  # begins the name of the folder in which a model is made
+STALE = 86_400  # seconds
 Progress = Callable[[str], None]
 
 
@@ -60,7 +64,7 @@ def save(
         made.mkdir()
         for name, content in {**files, CONFIG: config.encode()}.items():
             (made / name).write_bytes(content)
-        written = ((theirs, part.to(dtype)) for ours, tensor in state for theirs, part in layout.tensors(ours, tensor))
+        written = ((name, tensor.to(dtype)) for name, tensor in write(spec, layout.names, state))
         _write_shards(made, written, shard, progress)
         if open_checkpoint(made).spec != spec:
             raise Fault(f"{folder}: what was written does not read back as the same model; nothing was kept")
@@ -96,7 +100,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
     parent = folder.resolve().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}-", dir=parent))
+        _sweep(parent)
+        work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))
     except OSError as error:
         raise Fault(f"{parent} cannot be written: {error}") from error
     try:
@@ -107,6 +112,13 @@ def _workplace(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _sweep(parent: Path) -> None:
+    """Remove what killed conversions left beside the place; what is a day old is nobody's."""
+    for left in parent.glob(f"{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], most: int, progress: Progress | None) -> None:
     """The tensors in files of at most `most` bytes (a larger tensor alone), with an index if there is more than one.
     No more than one file's tensors are held at a time."""
@@ -115,7 +127,7 @@ def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], most: int
 
     def flush() -> None:
         if held:
-            _write(folder / f"part-{len(parts)}.safetensors", held)
+            _write_file(folder / f"part-{len(parts)}.safetensors", held)
             parts.append({name: tensor.nbytes for name, tensor in held.items()})
             held.clear()
 
@@ -136,7 +148,7 @@ def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], most: int
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+def _write_file(file: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
