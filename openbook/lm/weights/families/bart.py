@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec, Seq2SeqSpec
 from openbook.lm.weights.config import COMMON_HARMLESS, activation, divided, family, layer_count, words
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
+from openbook.lm.weights.recipes import Either, Leading, Plan, Value, Wanted
 
 HARMLESS = COMMON_HARMLESS | words(
     """_num_labels activation_dropout classif_dropout classifier_dropout decoder_layerdrop dropout encoder_layerdrop
@@ -18,10 +23,10 @@ HARMLESS = COMMON_HARMLESS | words(
 OFFSET = 2  # rows of the table of positions before the first: fairseq counted from one past the padding id
 
 
-def _side(side: str) -> dict[str, str]:
+def _side(side: str) -> dict[str, Value]:
     """The names of an encoder's or a decoder's parameters."""
     layer = f"{side}.layers.{{i}}"
-    names = {
+    names: dict[str, Value] = {
         f"{side}.positions": f"{side}.embed_positions",
         f"{side}.embedding_norm": f"{side}.layernorm_embedding",
         f"{layer}.attention.query": f"{layer}.self_attn.q_proj",
@@ -45,8 +50,26 @@ def _side(side: str) -> dict[str, str]:
     return names
 
 
+@dataclass(frozen=True)
+class Nought:
+    """Zeros, of the dtype of the tensor `like`: what fairseq did not store because it was never anything else."""
+
+    like: str
+
+    def plans(self, wanted: Wanted) -> Iterator[Plan]:
+        needs = {self.like: wanted.shapes["encoder.embedding.weight"]}
+        yield Plan(needs, lambda read: read(self.like).new_zeros(wanted.shape))
+
+    def parts(self, wanted: Wanted) -> tuple[str, ...]:
+        return (wanted.name,)
+
+    def store(self, wanted: Wanted, parts: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        yield from ()
+
+
 BART = NameTable(
     {"encoder.embedding": "shared", "decoder.head": "lm_head", **_side("encoder"), **_side("decoder")},
+    tensors={"decoder.head.bias": Either(Leading("final_logits_bias"), Nought("shared.weight"))},
     prefixes=("model.", ""),
     ignored=(r"(model\.)?(encoder|decoder)\.(embed_tokens\.weight|version)",),
     renamed={"shared.weight": "encoder.embed_tokens.weight"},

@@ -77,6 +77,10 @@ DISTILBERT = NameTable(
 )
 def bert(fields: Fields) -> ModelSpec:
     """BERT (Devlin 2019, arXiv 1810.04805); MiniLM and most text encoders."""
+    return _bert(fields)
+
+
+def _bert(fields: Fields) -> ModelSpec:
     fields.only("position_embedding_type", "absolute")
     fields.only("is_decoder", False)
     fields.only("embedding_size", fields.take("hidden_size"))
@@ -114,7 +118,7 @@ def bert(fields: Fields) -> ModelSpec:
 def roberta(fields: Fields) -> ModelSpec:
     """RoBERTa (Liu 2019, arXiv 1907.11692) and XLM-R: BERT whose positions are counted from one past the padding id."""
     padding = fields.token("pad_token_id", 1)
-    spec = bert(fields)
+    spec = _bert(fields)
     if spec.max_positions <= padding + 1:
         raise fields.fault("max_position_embeddings", f"is {spec.max_positions}, all of it before the first position")
     return replace(spec, max_positions=spec.max_positions - padding - 1, position_offset=padding + 1)

@@ -7,17 +7,18 @@ from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpe
 from openbook.lm.weights.config import ACTIVATIONS, COMMON_HARMLESS, family, layer_count, words
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
+from openbook.lm.weights.recipes import Either, Value
 
 HARMLESS = COMMON_HARMLESS | words(
     """_num_labels classifier_dropout dropout_rate initializer_factor num_labels output_past"""
 )
 
 
-def _side(side: str) -> dict[str, str]:
+def _side(side: str) -> dict[str, Value]:
     """The names of an encoder's or a decoder's parameters."""
     layer, block = f"{side}.layers.{{i}}", f"{side}.block.{{i}}.layer"
     last = 2 if side == "decoder" else 1
-    names = {
+    names: dict[str, Value] = {
         f"{side}.biases.0": f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",
         f"{layer}.attention_norm": f"{block}.0.layer_norm",
         f"{layer}.attention.query": f"{block}.0.SelfAttention.q",
@@ -26,7 +27,10 @@ def _side(side: str) -> dict[str, str]:
         f"{layer}.attention.out": f"{block}.0.SelfAttention.o",
         f"{layer}.feed_forward_norm": f"{block}.{last}.layer_norm",
         f"{layer}.feed_forward.gate": f"{block}.{last}.DenseReluDense.wi_0",
-        f"{layer}.feed_forward.up": f"{block}.{last}.DenseReluDense.wi_1",
+        f"{layer}.feed_forward.up": Either(
+            f"{block}.{last}.DenseReluDense.wi_1",
+            f"{block}.{last}.DenseReluDense.wi",  # with a gate, and without
+        ),
         f"{layer}.feed_forward.down": f"{block}.{last}.DenseReluDense.wo",
         f"{side}.norm": f"{side}.final_layer_norm",
     }
@@ -48,7 +52,6 @@ T5 = NameTable(
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     ),
     renamed={
-        "DenseReluDense.wi_1.": "DenseReluDense.wi.",  # without a gate
         "lm_head.weight": "shared.weight",  # 1.1 as transformers 5 writes it where the head is the embedding after all
         "shared.weight": "encoder.embed_tokens.weight",
     },
