@@ -240,15 +240,16 @@ class Tokenizer:
     def _parts_freely(self) -> bool:
         """Whether text cut at control tokens by us encodes as text cut by the library, so that one encoder serves.
 
-        True of byte-level tokenizers whose control tokens take no spaces with them and that look at no neighbour.
+        True where control tokens take no spaces with them and look at no neighbour, and where what is between two is
+        read alike wherever it stands: byte-level tokenizers, and SentencePiece from GGUF.
         """
         flags = ("lstrip", "rstrip", "single_word", "normalized")
         controls = [token for token in self._definition["added_tokens"] if token["id"] in self.control_ids]
-        normalizer = (self._definition.get("normalizer") or {}).get("type")
+        normalizer, cut = self._definition.get("normalizer") or {}, self._definition.get("pre_tokenizer")
+        bytewise = "ByteLevel" in self._decoders and normalizer.get("type") in (None, "NFC")
         return (
-            "ByteLevel" in self._decoders
-            and normalizer in (None, "NFC")
-            and '"add_prefix_space": true' not in json.dumps(self._definition.get("pre_tokenizer"))
+            (bytewise or ("ByteFallback" in self._decoders and cut is None))
+            and '"add_prefix_space": true' not in json.dumps(cut)
             and not any(token.get(flag) for token in controls for flag in flags)
         )
 

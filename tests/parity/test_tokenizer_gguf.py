@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from token_texts import TEXT
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
@@ -249,10 +251,24 @@ def gemma_metadata() -> dict[str, Any]:
     return {**metadata, "tokenizer.ggml.add_space_prefix": False, "general.architecture": "gemma3"}
 
 
+@cache
+def _gemma() -> Tokenizer:
+    return Tokenizer.from_gguf({**gemma_metadata(), "tokenizer.chat_template": GEMMA_CHAT})
+
+
+@given(parts=st.lists(st.one_of(TEXT, st.sampled_from(["<s>", "</s>", "<end_of_turn>", "<b>", " "])), max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_sentencepiece_cut_by_us_is_as_cut_by_the_library(pieces: Tokenizer, parts: list[str]) -> None:
+    for tokenizer in (pieces, _gemma()):
+        assert tokenizer._parts_freely
+        ids = tokenizer._whole.encode("".join(parts), add_special_tokens=False).ids
+        assert tokenizer.encode_template("".join(parts)) == ids
+
+
 @given(text=TEXT)
 @settings(max_examples=100, deadline=None)
 def test_gemma_gives_the_text_back(text: str) -> None:
-    tokenizer = _SP.setdefault("gemma", None) or _SP.setdefault("gemma2", Tokenizer.from_gguf(gemma_metadata()))
+    tokenizer = _gemma()
     whole = text.replace("▁", " ") + "  <start_of_turn>\n\n<b> </s>"
     ids = tokenizer.encode(whole)
     assert tokenizer.control_ids.isdisjoint(ids) and tokenizer.decode(ids) == whole
@@ -270,7 +286,7 @@ GEMMA_CHAT = (
 
 
 def test_gemmas_turns() -> None:
-    tokenizer = Tokenizer.from_gguf({**gemma_metadata(), "tokenizer.chat_template": GEMMA_CHAT})
+    tokenizer = _gemma()
     start, end = (tokenizer.encode_template(mark)[0] for mark in ("<start_of_turn>", "<end_of_turn>"))
     assert tokenizer.eos_ids == {2, end}, "the end of a turn ends an answer; </s> is a tag of HTML"
     chat = [{"role": "system", "content": "the cat"}, {"role": "user", "content": "sat  on<end_of_turn>\n"}]
