@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import one_line, out, print_json, remark
+from openbook.cli.output import one_line, out, print_json, progress_bar, remark
+from openbook.errors import Fault
 
 if TYPE_CHECKING:
+    from openbook.lm.weights.check import Report
     from openbook.lm.weights.checkpoint import Checkpoint
 
 models = typer.Typer(help="Models: list those here, fetch one, say what one is.", invoke_without_command=True)
@@ -101,6 +103,9 @@ def _accepted(name: str, said: bool, quiet: bool) -> bool:
 @models.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name, a .gguf file, or a folder of safetensors.")],
+    check: Annotated[
+        bool, typer.Option("--check", metavar="", help="Read all weights: none is NaN or infinite; its tokenizer fits.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """What a model is: size, attention, keys and values per token, tensor kinds, licence."""
@@ -112,9 +117,26 @@ def show(
     checkpoint = open_checkpoint(path)
     known = find(name)
     facts = describe(checkpoint, known.license if known else None)
+    report = _checked(checkpoint) if check else None
+    if report is not None:
+        bad = {tensor: {"nan": nan, "infinite": infinite} for tensor, (nan, infinite) in report.not_finite.items()}
+        facts["check"] = {"tensors": report.tensors, "not_finite": bad, "tokenizer": report.tokenizer}
     if as_json:
         print_json(facts)
-        return
+    else:
+        _print(facts)
+    if report is not None and report.problem is not None:
+        raise Fault(f"{path}: {report.problem}")
+
+
+def _checked(checkpoint: Checkpoint) -> Report:
+    from openbook.lm.weights.check import check
+
+    with progress_bar() as bar:
+        return check(checkpoint, bar)
+
+
+def _print(facts: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -177,4 +199,12 @@ def _for_people(facts: dict[str, Any]) -> dict[str, str]:
             f"{facts['max_positions']:,} tokens {row['bytes_at_longest'] / 2**20:,.1f} MiB "
             f"({row['allocated_at_longest'] / 2**20:,.1f} allocated, {row['layout']})"
         )
+    if "check" in facts:
+        bad, tokenizer = facts["check"]["not_finite"], facts["check"]["tokenizer"]
+        weights = f"{len(bad)} tensors with weights that are NaN or infinite" if bad else "all weights are finite"
+        said["check"] = f"{facts['check']['tensors']} tensors read, {weights}; " + (
+            "the tokenizer fits" if tokenizer is None else "the tokenizer does not"
+        )
+        for tensor, counts in bad.items():
+            said[f"  {one_line(tensor)}"] = f"{counts['nan']:,} NaN, {counts['infinite']:,} infinite"
     return said | {"licence": facts["license"] or "unknown; see where the file came from"}

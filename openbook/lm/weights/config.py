@@ -91,7 +91,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     names = config.get("architectures") or [_BY_TYPE.get(str(config.get("model_type")), config.get("model_type"))]
     name = names[0] if isinstance(names, list) and names else names
     if not isinstance(name, str) or name not in FAMILIES:
-        raise Fault(f"config.json: architecture {name!r} is not supported; openbook runs {', '.join(sorted(FAMILIES))}")
+        known = ", ".join(sorted(FAMILIES))
+        raise Fault(f"config.json: architecture {repr(name)[:80]} is not supported; openbook runs {known}")
     return name
 
 

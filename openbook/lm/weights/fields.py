@@ -25,8 +25,9 @@ class Fields:
         self._where = where
 
     def fault(self, name: str, problem: str) -> Fault:
-        """A `Fault` about the field `name`."""
-        return Fault(f"{self._where}: {name if name.isprintable() else repr(name)} {problem}")
+        """A `Fault` about the field `name`; what came from the file is shortened, so that it stays one line."""
+        shown = name if name.isprintable() else repr(name)
+        return Fault(f"{self._where}: {_short(shown, 80)} {_short(problem, 400)}")
 
     def take(self, name: str, default: Any = None) -> Any:
         """The value as it is; an explicit null counts as absent."""
@@ -83,3 +84,8 @@ class Fields:
         """Refuse the first field that was neither read nor is `harmless`."""
         for name in sorted(set(self._values) - self._read - set(harmless)):
             raise self.fault(name, "is a field openbook does not know, and it may change the arithmetic")
+
+
+def _short(text: str, most: int) -> str:
+    """The text, or its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"

@@ -22,6 +22,7 @@ import torch
 from openbook.errors import Fault
 from openbook.lm.weights.quants import QUANTS, dequantize, kind_of
 
+MAX_NAME = 1024  # letters of a key or a tensor's name; GGUF allows tensors 64
 MAX_STRING = 1 << 24  # bytes; the longest honest string is a chat template
 MAX_ENTRIES = 1 << 22  # of one array; the largest vocabularies hold 2^18 tokens
 MAX_KEYS = 1 << 14
@@ -164,6 +165,7 @@ class _Header:
     def _name(self) -> str:
         """A key or the name of a tensor: printable, because messages of one line show it."""
         name = self._string()
+        self._bound("letters in one name", len(name), MAX_NAME)
         self._refuse(not name.isprintable(), f"has the name {name[:80]!r}, which cannot be printed")
         return name
 
@@ -214,7 +216,7 @@ class _Header:
     def _alignment(self) -> int:
         alignment = self.metadata.get("general.alignment", 32)
         good = isinstance(alignment, int) and 1 <= alignment <= 1 << 16 and alignment & (alignment - 1) == 0
-        self._refuse(not good, f"has general.alignment {alignment!r}, which is not a power of two")
+        self._refuse(not good, f"has general.alignment {repr(alignment)[:80]}, which is not a power of two")
         return int(alignment)
 
     def _aligned(self) -> int:

@@ -54,7 +54,7 @@ def family_of(metadata: Mapping[str, Any]) -> GGUFFamily:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in GGUF_FAMILIES:
         known = ", ".join(sorted(GGUF_FAMILIES))
-        raise Fault(f"GGUF architecture {architecture!r} is not supported; openbook runs {known}")
+        raise Fault(f"GGUF architecture {repr(architecture)[:80]} is not supported; openbook runs {known}")
     return GGUF_FAMILIES[architecture]
 
 

@@ -17,6 +17,7 @@ from openbook.lm.weights.recipes import Plan
 
 MOST_NAMES = 24  # in one message, many layers counting as one: more is no longer read
 MOST_LETTERS = 120
+WORTH = 4  # names asked for to each tensor of the file: there are two layouts of experts, and some may be missing
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ def match(spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, 
     missing: list[str] = []
     misshapen: dict[str, str] = {}
     ours_shapes = parameters(spec)
+    worth = WORTH * len(shapes) + MOST_NAMES
     for ours in ours_shapes:
-        plans = _plans(spec, table, ours_shapes, ours, len(shapes))
+        plans = _plans(spec, table, ours_shapes, ours, worth)
         ways = [Made(plan, _resolved(table, plan, shapes)) for plan in plans]
+        worth -= sum(len(made.plan.needs) for made in ways)
         if not ways:
             missing.append(ours)
             continue
@@ -60,12 +63,12 @@ def match(spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, 
 
 
 def _plans(
-    spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, Shape], ours: str, tensors: int
+    spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, Shape], ours: str, worth: int
 ) -> Iterator[Plan]:
     ours = original(spec, ours)
     how = table.find(ours)
     if how is not None:
-        yield from how[0].plans(wanted(spec, shapes, ours, how[1], tensors))
+        yield from how[0].plans(wanted(spec, shapes, ours, how[1], worth))
 
 
 def _resolved(table: NameTable, plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from openbook.lm.weights.parameters import parameters as parameters
 from openbook.lm.weights.recipes import Interleaved, Named, Recipe, Value, Wanted, recipe
 
 # A prefix names the body of a model; these of our modules stand outside it.
+MOST_EXPERTS = 1 << 20
 OUTSIDE = ("head.", "decoder.head.", "classifier.")
 
 
@@ -77,17 +78,17 @@ class NameTable:
 _LAYER = re.compile(r"^((?:encoder\.|decoder\.)?layers\.)(\d+)\.")
 
 
-def wanted(spec: ModelSpec | Seq2SeqSpec, shapes: Mapping[str, Shape], ours: str, leaf: str, tensors: int) -> Wanted:
+def wanted(spec: ModelSpec | Seq2SeqSpec, shapes: Mapping[str, Shape], ours: str, leaf: str, worth: int) -> Wanted:
     """What a recipe is told of our parameter."""
     layer = _LAYER.match(ours)
     stack = spec if isinstance(spec, ModelSpec) else spec.encoder if ours.startswith("encoder.") else spec.decoder
     if layer is None:
-        return Wanted(ours, shapes[ours], shapes, leaf=leaf, tensors=tensors)
+        return Wanted(ours, shapes[ours], shapes, leaf=leaf, worth=worth)
     index = int(layer[2])
     block = stack.layers[index]
     crossed = block.cross is not None and ours[layer.end() :].startswith("cross")
     attention = block.cross if crossed else block.attention
-    return Wanted(ours, shapes[ours], shapes, layer[0], index, leaf, attention, tensors)
+    return Wanted(ours, shapes[ours], shapes, layer[0], index, leaf, attention, worth)
 
 
 def original(spec: ModelSpec | Seq2SeqSpec, ours: str) -> str:
@@ -111,7 +112,7 @@ def write(
         found = table.find(ours)
         if found is None or ours not in shapes:
             raise Fault(f"the names of this family have no tensor for {ours}; the model cannot be written as one of it")
-        want = wanted(spec, shapes, ours, found[1], len(shapes))
+        want = wanted(spec, shapes, ours, found[1], MOST_EXPERTS)
         waiting[ours] = tensor
         parts = found[0].parts(want)
         if all(part in waiting for part in parts):

@@ -50,7 +50,7 @@ class Wanted:
 
     `name` and `shape` are the parameter's; `at` is what stands before its layer's names (`layers.3.`), `index` that
     layer, `leaf` what is added to names of modules (`.weight`); `shapes` are those of all parameters, `attention` is
-    the layer's; `tensors` is how many there are in the checkpoint, which bounds what is worth asking for.
+    the layer's; `worth` is how many tensors are worth asking for, since a damaged config may have 2³¹ experts.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Wanted:
     index: int | None = None
     leaf: str = ""
     attention: AttentionSpec | None = None
-    tensors: int = 1 << 20
+    worth: int = 1 << 20
 
     def theirs(self, template: str) -> str:
         """The checkpoint's tensor of a template."""
@@ -192,7 +192,7 @@ class PerExpert:
 
     def plans(self, wanted: Wanted) -> Iterator[Plan]:
         count, shape = wanted.shape[0], wanted.shape[1:]
-        if count > wanted.tensors:  # a count out of a damaged config is not gone through
+        if count > wanted.worth:
             yield Plan({wanted.theirs(self.name.replace("{e}", f"{{0-{count - 1}}}")): shape}, lambda read: read(""))
             return
         names = self._names(wanted)

@@ -14,6 +14,9 @@ from openbook.errors import Fault
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_JSON = 1 << 27  # bytes; the largest tokenizer.json of the hub has 33 MB
+MAX_TENSORS = 1 << 18  # of a folder
+MAX_NAME = 1024  # letters of a tensor's name
+MAX_FILE_NAME = 200
 FLOATS = frozenset({"F32", "F16", "BF16", "F64"})
 
 
@@ -51,10 +54,13 @@ class SafetensorsFolder:
             handle: Any = safe_open(str(file), framework="pt")
             names = list(handle.keys())
         except (OSError, SafetensorError) as error:
-            raise Fault(f"{file} is not a whole safetensors file ({error}); download it again") from error
+            words = " ".join(str(error).split())[:200]  # it repeats names out of the file
+            raise Fault(f"{file} is not a whole safetensors file ({words}); download it again") from error
+        if len(self.shapes) + len(names) > MAX_TENSORS:
+            raise Fault(f"{file} brings the tensors to more than {MAX_TENSORS}, which no model has; it is corrupt")
         for name in names:
-            if not name.isprintable():
-                raise Fault(f"{file} names a tensor {name[:80]!r}, which cannot be printed; it is corrupt")
+            if not name.isprintable() or len(name) > MAX_NAME:
+                raise Fault(f"{file} names a tensor {name[:80]!r}, which no model does; it is corrupt")
             if name in self.shapes:
                 raise Fault(f"{file} holds tensor {name} a second time; the shards do not belong together")
             piece = handle.get_slice(name)
@@ -91,8 +97,8 @@ def _files(folder: Path) -> list[Path]:
     files = []
     for name in sorted({str(name) for name in weight_map.values()}):
         # An index names files beside itself; anything else would let it read what it should not.
-        if name != Path(name).name or not name.endswith(".safetensors"):
-            raise Fault(f"{folder / INDEX} names {name!r}, which is not a safetensors file of its folder")
+        if name != Path(name).name or not name.endswith(".safetensors") or len(name) > MAX_FILE_NAME:
+            raise Fault(f"{folder / INDEX} names {repr(name)[:80]}, which is not a safetensors file of its folder")
         if not (folder / name).is_file():
             raise Fault(f"{folder / name} is missing, and the index names it; download it again")
         files.append(folder / name)
