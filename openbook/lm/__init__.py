@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from openbook.lazy import names
 
 if TYPE_CHECKING:
+    from openbook.lm.classifier import load_classifier as load_classifier
     from openbook.lm.encoder import load_encoder as load_encoder
     from openbook.lm.model import LanguageModel as LanguageModel
     from openbook.lm.model import load_model as load_model
+    from openbook.lm.seq2seq import load_seq2seq as load_seq2seq
     from openbook.lm.spec import AttentionSpec as AttentionSpec
     from openbook.lm.spec import FeedForwardSpec as FeedForwardSpec
     from openbook.lm.spec import LayerSpec as LayerSpec
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "build": "openbook.lm.stacks",
+    "load_classifier": "openbook.lm.classifier",
     "load_encoder": "openbook.lm.encoder",
+    "load_seq2seq": "openbook.lm.seq2seq",
     "LanguageModel": "openbook.lm.model",
     "load_model": "openbook.lm.model",
     **dict.fromkeys(

@@ -202,7 +202,7 @@ class Seq2SeqModel:
         """The memory of these texts, with what the tokenizer puts around a text. Raises `Fault` for one too long."""
         ids = [self.tokenizer.encode(text, special=True) for text in texts]
         longest, most = max(map(len, ids), default=0), self.spec.encoder.max_positions
-        if not all(ids):
+        if not ids or not all(ids):
             raise Fault("there is nothing to read: give texts that are not empty")
         if longest > most and self.spec.encoder.positions == "learned":
             raise Fault(
@@ -253,17 +253,17 @@ def load_seq2seq(
 
 
 def _demanded(folder: Path, vocabulary: int) -> dict[str, int | None]:
-    """The tokens that writing begins and ends with: of generation_config.json, else of config.json."""
+    """The tokens that writing begins and ends with: as generation_config.json says, where there is none config.json."""
     from openbook.lm.weights.safetensors import read_json
 
     found: dict[str, int | None] = dict.fromkeys(("decoder_start", "forced_bos", "forced_eos"))
     files = (folder / "generation_config.json", folder / "config.json") if folder.is_dir() else ()
-    for file in filter(Path.is_file, files):
-        said = read_json(file)
-        for name in found:
-            value = said.get(f"{name}_token_id")
-            value = value[0] if isinstance(value, list) and len(value) == 1 else value
-            if value is not None and (type(value) is not int or not 0 <= value < vocabulary):
-                raise Fault(f"{file}: {name}_token_id is {value!r}, not one token of {vocabulary}")
-            found[name] = value if found[name] is None else found[name]
+    file = next(filter(Path.is_file, files), None)
+    said = {} if file is None else read_json(file)
+    for name in found:
+        value = said.get(f"{name}_token_id")
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if value is not None and (type(value) is not int or not 0 <= value < vocabulary):
+            raise Fault(f"{file}: {name}_token_id is {value!r}, not one token of {vocabulary}")
+        found[name] = value
     return found

@@ -12,11 +12,13 @@ import torch
 from families import pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from number_tokens import with_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    GenerationConfig,
     MBartConfig,
     MBartForConditionalGeneration,
     T5Config,
@@ -28,7 +30,10 @@ from openbook.lm.cache.codecs import codec_named
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.cache.protocol import Transient
-from openbook.lm.seq2seq import Continuations, Seq2Seq, classic
+from openbook.lm.classifier import load_classifier
+from openbook.lm.encoder import load_encoder
+from openbook.lm.model import load_model
+from openbook.lm.seq2seq import Continuations, Seq2Seq, classic, load_seq2seq
 from openbook.lm.spec import Seq2SeqSpec, SpecError
 from openbook.lm.stack import Memory
 from openbook.lm.weights.checkpoint import Checkpoint, open_checkpoint
@@ -289,6 +294,49 @@ def test_a_demanded_token_has_all_of_the_probability() -> None:
     assert going.start().exp()[0].nonzero().flatten().tolist() == [5]
     assert (going.step([0], [5]).exp() > 0).all()
     assert going.step([0], [9]).exp()[0].nonzero().flatten().tolist() == [2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["bart", "mbart", "t5 1.0", "t5 1.1"])
+@pytest.mark.parametrize("demands", [{}, {"forced_bos_token_id": 9, "forced_eos_token_id": 2}])
+def test_greedy_text_is_transformers(case: str, demands: dict[str, int], tmp_path: Path) -> None:
+    """From a folder with a tokenizer: the tokens that generate() gives, forced ones included."""
+    oracle, _, _ = models(case, tmp_path)
+    chosen = {"decoder_start_token_id": 4, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **demands}
+    oracle.generation_config = GenerationConfig(**chosen, max_length=11, do_sample=False, use_cache=False)
+    oracle.generation_config.save_pretrained(tmp_path)
+    loaded = load_seq2seq(with_tokenizer(tmp_path, V, begin=None), precision="fp32", device="cpu")
+    for text in ("w5 w30 w11 w7", "w40"):
+        ids = loaded.tokenizer.encode(text, special=True)
+        theirs = oracle.generate(torch.tensor([ids]))[0].tolist()
+        going = loaded.continuations([text], limit=10)
+        ours, log_p = [4], going.start()
+        while len(ours) < 11 and ours[-1] != 2:
+            ours.append(int(log_p[0].argmax()))
+            if len(ours) < 11:
+                log_p = going.step([0], [ours[-1]])
+        assert ours == theirs
+
+
+def test_loading_says_what_does_not_fit(tmp_path: Path) -> None:
+    models("bart", tmp_path)
+    loaded = load_seq2seq(with_tokenizer(tmp_path, V), precision="fp32", device="cpu")
+    with pytest.raises(Fault, match="a text of 22 tokens is too long"):
+        loaded.read(["w5 " * 20])
+    with pytest.raises(Fault, match="writes from 1 to 16"):
+        loaded.continuations(["w5"], limit=17)
+    with pytest.raises(Fault, match="nothing to read"):
+        loaded.read([])
+    wrong: dict[str, Any] = {"forced_bos_token_id": V, "forced_eos_token_id": [2, 3], "decoder_start_token_id": "2"}
+    for name, value in wrong.items():
+        (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
+        with pytest.raises(Fault, match=f"{name} is "):
+            load_seq2seq(tmp_path)
+    with pytest.raises(Fault, match="tokenizer has 44 tokens"):
+        load_seq2seq(with_tokenizer(tmp_path, V + 1))
+    for load in (load_encoder, load_model, load_classifier):
+        with pytest.raises(Fault, match=r"load_seq2seq|is no classifier"):
+            load(tmp_path)
 
 
 # Configurations.
