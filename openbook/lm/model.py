@@ -53,12 +53,15 @@ def load_model(
     target = torch.device(device) if device else default_device()
     dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
+    spec = checkpoint.spec
+    if not isinstance(spec, ModelSpec):
+        raise Fault(f"{checkpoint.path} is an encoder with a decoder; open it with openbook.lm.seq2seq.load_seq2seq")
     tokenizer = checkpoint.tokenizer()
-    if tokenizer.vocabulary > checkpoint.spec.vocabulary:
+    if tokenizer.vocabulary > spec.vocabulary:
         raise Fault(
             f"{checkpoint.path}: its tokenizer has {tokenizer.vocabulary} tokens, its weights have "
-            f"{checkpoint.spec.vocabulary}; they are not of one model"
+            f"{spec.vocabulary}; they are not of one model"
         )
-    runner = TorchRunner.load(checkpoint.spec, checkpoint.state(dtype), target, cache)
+    runner = TorchRunner.load(spec, checkpoint.state(dtype), target, cache)
     tag = str(dtype).removeprefix("torch.") + ("" if cache.codec == "raw" else f"-{cache.codec}")
     return LanguageModel(checkpoint.name, runner, tokenizer, f"{checkpoint.fingerprint}-{tag}")
