@@ -101,7 +101,7 @@ def _twice(config: Any) -> set[str]:
     """Names under which a tied tensor stands a second time."""
     if config.model_type == "t5":
         shared = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
-        return shared | ({"lm_head.weight"} if config.tie_word_embeddings else set())
+        return shared | ({"lm_head.weight"} if config.scale_decoder_outputs else set())
     return {"lm_head.weight"} if config.tie_word_embeddings else set()
 
 
