@@ -115,7 +115,7 @@ def test_whatever_happens_to_a_batch_each_text_is_as_if_alone(layout, codec, dat
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(st.data())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=60)
 def test_law_one_swept(layout, codec, data):
     law_one(layout, codec, data, steps=12)
 

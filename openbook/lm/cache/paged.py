@@ -291,7 +291,11 @@ class PagedCache(Cache):
         return length
 
     def publish(self, row: int, tokens: Sequence[int]) -> None:
-        """Let the full blocks of a row, whose text these tokens are, be found by later rows."""
+        """Let the full blocks of a row, whose text these tokens are, be found by later rows.
+
+        A slot with a window still has its last blocks only: publish while a text is read, where later rows are to go
+        on from its middle.
+        """
         if len(tokens) > int(self.next_positions_B[row]):
             raise RuntimeError(f"row {row} has read fewer tokens than the {len(tokens)} it is said to hold")
         for j, name in enumerate(self._names(tokens)):
