@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from openbook.lm.weights.checkpoint import Checkpoint
 
 HEADS, LAYERS, SIGHT, EXPERTS = "Heads", "Layers", "Windows", "Experts"
-TRAIN = "It needs training before use: docs/convert.md has what each conversion costs."
+EXACT = "It writes what its source writes, until it is trained."
+TRAIN = (
+    "It needs training before use. SmolLM2 untrained goes from 1.02 bits a byte to 3.6 as MQA, to 4.3 with keys shared "
+    "by two layers, to 1.24 with a window of 512, 1.04 if the first 4 tokens stay in sight (docs/convert.md)."
+)
 
 EXAMPLES = """Examples:
 
@@ -101,7 +105,7 @@ def convert(
     path = here(model)
     import torch
 
-    from openbook.lm.convert import convert_checkpoint, decoder_or_encoder, respec, warnings
+    from openbook.lm.convert import convert_checkpoint, decoder_or_encoder, is_exact, respec, warnings
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.names import parameters
 
@@ -120,9 +124,14 @@ def convert(
         )  # fmt: skip
     made = open_checkpoint(folder)
     facts = {
-        "path": str(folder), "architecture": layout.architecture, "transformers": layout.known, "warnings": said,
-        "before": _facts(source, before), "after": _facts(made, after),
-    }  # fmt: skip
+        "path": str(folder),
+        "architecture": layout.architecture,
+        "transformers": layout.known,
+        "exact": is_exact(before, after),
+        "warnings": said,
+        "before": _facts(source, before),
+        "after": _facts(made, after),
+    }
     if as_json:
         print_json(facts)
     else:
@@ -173,14 +182,14 @@ def _show(facts: dict[str, Any]) -> None:
     grid = Table("", Column("before", justify="right"), Column("after", justify="right"))
     old, new = facts["before"], facts["after"]
     grid.add_row("parameters", f"{old['parameters']:,}", f"{new['parameters']:,}")
-    token = (f"{each['kv_bytes_per_token']['bf16']:,} bytes" for each in (old, new))
-    grid.add_row("keys and values a token, bf16", *token)
     if old["kv_bytes_at_longest"] is not None:
+        token = (f"{each['kv_bytes_per_token']['bf16']:,} bytes" for each in (old, new))
+        grid.add_row("keys and values a token, bf16", *token)
         longest = (f"{each['kv_bytes_at_longest'] / 2**20:,.1f} MiB" for each in (old, new))
         grid.add_row("of the longest text", *longest)
     grid.add_row("file", *(f"{each['bytes'] / 2**20:,.1f} MiB" for each in (old, new)))
     console.print(grid)
     readers = "transformers reads it too" if facts["transformers"] else "openbook alone reads it"
     console.print(f"written to {one_line(facts['path'])} as {facts['architecture']}: {readers}", markup=False)
-    for line in (*facts["warnings"], TRAIN):
+    for line in (*facts["warnings"], EXACT if facts["exact"] else TRAIN):
         console.print(line, markup=False, soft_wrap=True)

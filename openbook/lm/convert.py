@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from openbook.lm.weights.layouts import Layout
 
 Pool = Literal["mean", "first", "random"]
-POOLS: tuple[Pool, ...] = get_args(Pool)
+WHOLE = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})  # kinds of tensors that hold no weights
 
 
 def respec(
@@ -136,6 +136,14 @@ def warnings(before: ModelSpec, after: ModelSpec, pool: Pool = "mean") -> list[s
     return said
 
 
+def is_exact(before: ModelSpec, after: ModelSpec) -> bool:
+    """Whether the converted model writes what its source writes: heads repeated, feed-forwards copied, no less seen."""
+    pairs = [(old.attention, new.attention) for old, new in zip(before.layers, after.layers, strict=True)]
+    return all(
+        new.kv_heads % old.kv_heads == 0 and new.kv_from == old.kv_from and new.sees == old.sees for old, new in pairs
+    )
+
+
 def convert(
     before: ModelSpec, after: ModelSpec, state: Mapping[str, Tensor], pool: Pool = "mean", seed: int = 0
 ) -> Iterator[tuple[str, Tensor]]:
@@ -182,8 +190,8 @@ def convert_checkpoint(
     if config is None and tokenizer is not None:
         ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids)}
     layout = layout_of(after, config, ends)
-    kept = torch.float32 if set(checkpoint.kinds) <= {"F32", "F64"} else torch.bfloat16
-    dtype = kept if dtype is None else dtype
+    if dtype is None:
+        dtype = torch.float32 if set(checkpoint.kinds) - WHOLE <= {"F32", "F64"} else torch.bfloat16
     state = convert(before, after, dict(checkpoint.state(dtype)), pool, seed)
     save(folder, after, state, layout, files, tokenizer=tokenizer, dtype=dtype, force=force, progress=progress)
     return layout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import Fault
-from openbook.lm.convert import convert, pooled, producers, respec, warnings
+from openbook.lm.convert import convert, is_exact, pooled, producers, respec, warnings
 from openbook.lm.decoder import Decoder
 from openbook.lm.rules import SpecError, rule
 from openbook.lm.spec import (
@@ -326,6 +326,12 @@ def test_all_at_once_is_one_after_the_other(spec, seed):
     together = dict(convert(spec, at_once, state, seed=seed))
     assert together.keys() == stepped.keys() == Decoder(at_once).state_dict().keys()
     assert all(torch.equal(together[name], stepped[name]) for name in together)
+
+
+def test_what_is_exact_is_said():
+    changes = {"kv_heads": 6}, {"experts": 3, "shared": True}, {}, {"kv_heads": 1}, {"share": 2}, {"window": 9}
+    said = [is_exact(plain(), respec(plain(), **change)) for change in changes]
+    assert said == [True, True, True, False, False, False]
 
 
 def test_a_difference_that_is_no_conversion_is_named():
