@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -145,3 +149,11 @@ def test_what_is_no_encoder_decoder_is_refused() -> None:
     ):
         with pytest.raises(SpecError, match=said):
             build()
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encoder-decoder.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], "encoder-decoder.md", "exec"), names)  # noqa: S102
+    assert len(names["memory"].keys_values) == 3 and names["memory"].keys_values[0][0].shape == (2, 4, 9, 16)
+    assert names["log_p"].shape == (3, 1000)

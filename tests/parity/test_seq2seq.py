@@ -24,6 +24,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from openbook.errors import Fault
 from openbook.lm.cache.codecs import codec_named
@@ -33,6 +34,7 @@ from openbook.lm.cache.protocol import Transient
 from openbook.lm.classifier import load_classifier
 from openbook.lm.encoder import load_encoder
 from openbook.lm.model import load_model
+from openbook.lm.positions import RelativeBias
 from openbook.lm.seq2seq import Continuations, Seq2Seq, classic, load_seq2seq
 from openbook.lm.spec import Seq2SeqSpec, SpecError
 from openbook.lm.stack import Memory
@@ -414,3 +416,12 @@ def test_fields_of_published_checkpoints_are_known() -> None:
     assert spec_from_config(config("bart", **old_bart)) == spec_from_config(config("bart"))
     t5 = spec_from_config(config("t5 1.1", **old_t5))
     assert t5 == spec_from_config(config("t5 1.1")) and isinstance(t5, Seq2SeqSpec) and not t5.decoder.tied
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_buckets_are_transformers_to_the_last_distance(both_ways: bool) -> None:
+    distance = torch.arange(-3000, 3001)  # q − k; transformers asks with k − q
+    for buckets, most in ((32, 128), (32, 20), (8, 6), (64, 1000)):
+        ours = RelativeBias(1, buckets, most, both_ways).bucket(distance)
+        theirs = T5Attention._relative_position_bucket(-distance, both_ways, buckets, most)
+        assert torch.equal(ours, theirs)
