@@ -79,6 +79,8 @@ def dynamic(rope: RopeSpec, dims: int, longest: int, *, factor: float, original:
 
     Past `original` the frequencies change as the text grows, while cached keys keep those they were turned by.
     """
+    if dims == 2:  # one pair, which turns at 1 whatever the base
+        return plain(rope.base, dims), 1.0
     stretch = factor * max(longest, original) / original - (factor - 1)
     return plain(rope.base * stretch ** (dims / (dims - 2)), dims), 1.0
 

@@ -6,15 +6,32 @@ from openbook.lm.rules import rule
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, Place
 from openbook.lm.weights.config import activation, decoder, divided, family, layer_count, words
 from openbook.lm.weights.fields import Fields
-from openbook.lm.weights.names import LLAMA
+from openbook.lm.weights.names import NameTable
+from openbook.lm.weights.recipes import QKV, Either, Grouped, fused
 from openbook.lm.weights.ropes import rope_from
+
+FALCON = NameTable(
+    {
+        "embedding": "word_embeddings",
+        **fused(Grouped("h.{i}.self_attention.query_key_value"), QKV),
+        "layers.{i}.attention.out": "h.{i}.self_attention.dense",
+        "layers.{i}.attention_norm": Either("h.{i}.input_layernorm", "h.{i}.ln_attn"),
+        "layers.{i}.feed_forward_norm": Either("h.{i}.post_attention_layernorm", "h.{i}.ln_mlp"),
+        "layers.{i}.feed_forward.up": "h.{i}.mlp.dense_h_to_4h",
+        "layers.{i}.feed_forward.down": "h.{i}.mlp.dense_4h_to_h",
+        "norm": "ln_f",
+        "head": "lm_head",
+    },
+    prefixes=("transformer.", ""),
+    ignored=(r"(transformer\.)?(h\.\d+\.self_attention\.)?(maybe_)?rotary(_emb)?\.inv_freq",),
+)
 
 # Dropout is of training; auto_map names the code that was shipped before transformers had its own, which is also
 # where the residual after the norm was a choice: every released model says false, and is asked to.
 HARMLESS = words("hidden_dropout auto_map")
 
 
-@family("FalconForCausalLM", model_type="falcon", names=LLAMA)
+@family("FalconForCausalLM", model_type="falcon", names=FALCON)
 def falcon(fields: Fields) -> ModelSpec:
     """MQA with one norm (7B), groups with two (40B), or plain heads one after the other (RW)."""
     fields.only("apply_residual_connection_post_layernorm", False)

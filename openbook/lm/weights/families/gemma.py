@@ -8,9 +8,20 @@ from typing import Any
 
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, Place, QKNormSpec, RopeSpec
 from openbook.lm.weights.config import activation, decoder, family, head_counts, layer_count, sliding_layers, words
+from openbook.lm.weights.families.qwen import QWEN3
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import LLAMA
 from openbook.lm.weights.ropes import part, rope_from, scaling_from
+
+GEMMA2 = replace(
+    QWEN3,
+    modules=QWEN3.modules
+    | {
+        "layers.{i}.attention_post_norm": "layers.{i}.post_attention_layernorm",
+        "layers.{i}.feed_forward_norm": "layers.{i}.pre_feedforward_layernorm",
+        "layers.{i}.feed_forward_post_norm": "layers.{i}.post_feedforward_layernorm",
+    },
+)
 
 
 @family("GemmaForCausalLM", model_type="gemma", names=LLAMA)
@@ -24,7 +35,7 @@ def gemma(fields: Fields) -> ModelSpec:
     return _gemma(fields, [attention] * layer_count(fields), feed_forward, "pre", 8192)
 
 
-@family("Gemma2ForCausalLM", model_type="gemma2", names=LLAMA)
+@family("Gemma2ForCausalLM", model_type="gemma2", names=GEMMA2)
 def gemma2(fields: Fields) -> ModelSpec:
     """Gemma 2 (2408.00118): every other layer local from the first on, sandwich norms, capped logits."""
     cap, final = _cap(fields, "attn_logit_softcapping", 50.0), _cap(fields, "final_logit_softcapping", 30.0)
@@ -40,7 +51,7 @@ def gemma2(fields: Fields) -> ModelSpec:
     return _gemma(fields, layers, _feed_forward(fields), "sandwich", 8192, logit_cap=final)
 
 
-@family("Gemma3ForCausalLM", model_type="gemma3_text", names=LLAMA)
+@family("Gemma3ForCausalLM", model_type="gemma3_text", names=GEMMA2)
 def gemma3(fields: Fields) -> ModelSpec:
     """Gemma 3, text (2503.19786): five local layers to a global one, a RoPE each; queries and keys normed a head."""
     fields.only("attn_logit_softcapping")  # transformers has the field, and does not apply it

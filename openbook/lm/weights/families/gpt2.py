@@ -5,7 +5,26 @@ from __future__ import annotations
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec
 from openbook.lm.weights.config import COMMON_HARMLESS, activation, divided, family, layer_count, words
 from openbook.lm.weights.fields import Fields
-from openbook.lm.weights.names import LLAMA
+from openbook.lm.weights.names import NameTable
+from openbook.lm.weights.recipes import QKV, Rows, Transposed, fused
+
+GPT2 = NameTable(
+    {
+        "embedding": "wte",
+        "positions": "wpe",
+        **fused(Transposed(Rows("h.{i}.attn.c_attn", QKV)), QKV),
+        "layers.{i}.attention.out": Transposed("h.{i}.attn.c_proj"),
+        "layers.{i}.attention_norm": "h.{i}.ln_1",
+        "layers.{i}.feed_forward_norm": "h.{i}.ln_2",
+        "layers.{i}.feed_forward.up": Transposed("h.{i}.mlp.c_fc"),
+        "layers.{i}.feed_forward.down": Transposed("h.{i}.mlp.c_proj"),
+        "norm": "ln_f",
+        "head": "lm_head",
+    },
+    prefixes=("transformer.", ""),
+    # Masks that early checkpoints stored.
+    ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
+)
 
 # Dropout is of training; the summary is the head of another model; reorder_and_upcast_attn multiplies by the scale
 # before q·k and takes the softmax in fp32, which changes rounding alone.
@@ -15,7 +34,7 @@ HARMLESS = words(
 )
 
 
-@family("GPT2LMHeadModel", model_type="gpt2", names=LLAMA)
+@family("GPT2LMHeadModel", model_type="gpt2", names=GPT2)
 def gpt2(fields: Fields) -> ModelSpec:
     """GPT-2 and what has its shape: DistilGPT-2, Cerebras-GPT, Mistral's GPT-2s with scales that fall by layer."""
     fields.only("is_encoder_decoder", False)

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, ModelSpec, NormSpec, QKNormSpec
 from openbook.lm.weights.config import activation, decoder, family, head_counts, layer_count, words
 from openbook.lm.weights.families.llama import gated, window_from
+from openbook.lm.weights.families.qwen import QWEN3
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import LLAMA
+from openbook.lm.weights.recipes import GATE_UP, Either, PerExpert, Rows, Value
 from openbook.lm.weights.ropes import rope_from
+
+
+def banks(gate: str, up: str, down: str) -> dict[str, Value]:
+    """Where the experts are: a tensor each, called so, or all in one, as transformers 5 holds them in memory."""
+    together: Value = Rows("layers.{i}.mlp.experts.gate_up_proj", GATE_UP, dim=1)
+    return {
+        "layers.{i}.feed_forward.gate": Either(PerExpert(gate), together),
+        "layers.{i}.feed_forward.up": Either(PerExpert(up), together),
+        "layers.{i}.feed_forward.down": Either(PerExpert(down), "layers.{i}.mlp.experts.down_proj"),
+    }
+
+
+MIXTRAL = replace(
+    LLAMA,
+    modules=LLAMA.modules
+    | {"layers.{i}.feed_forward.router": Either("layers.{i}.block_sparse_moe.gate", "layers.{i}.mlp.gate")},
+    tensors=banks(*(f"layers.{{i}}.block_sparse_moe.experts.{{e}}.{w}.weight" for w in ("w1", "w3", "w2"))),
+)
+EXPERTS = replace(
+    QWEN3,
+    modules=QWEN3.modules | {"layers.{i}.feed_forward.router": "layers.{i}.mlp.gate"},
+    tensors=banks(*(f"layers.{{i}}.mlp.experts.{{e}}.{w}_proj.weight" for w in ("gate", "up", "down"))),
+)
 
 # The losses that balance experts, and the noise on their input, are of training alone.
 TRAINING = words("output_router_logits router_aux_loss_coef router_jitter_noise")
 
 
-@family("MixtralForCausalLM", model_type="mixtral", names=LLAMA)
+@family("MixtralForCausalLM", model_type="mixtral", names=MIXTRAL)
 def mixtral(fields: Fields) -> ModelSpec:
     """Mixtral (2401.04088): the softmax of all experts' logits, its top k renormalised."""
     heads, kv_heads, head_dim = head_counts(fields, kv_heads=8)
@@ -29,7 +56,7 @@ def mixtral(fields: Fields) -> ModelSpec:
     return decoder(fields, norm, [attention] * count, [experts] * count, max_positions=131_072, harmless=TRAINING)
 
 
-@family("OlmoeForCausalLM", model_type="olmoe", names=LLAMA)
+@family("OlmoeForCausalLM", model_type="olmoe", names=EXPERTS)
 def olmoe(fields: Fields) -> ModelSpec:
     """OLMoE (2409.02060): norms over whole projections of queries and keys; weights of the top k as they are."""
     fields.only("clip_qkv")
@@ -54,7 +81,7 @@ def olmoe(fields: Fields) -> ModelSpec:
     return decoder(fields, norm, [attention] * count, [experts] * count, max_positions=4096, harmless=TRAINING)
 
 
-@family("Qwen3MoeForCausalLM", model_type="qwen3_moe", names=LLAMA)
+@family("Qwen3MoeForCausalLM", model_type="qwen3_moe", names=EXPERTS)
 def qwen3_moe(fields: Fields) -> ModelSpec:
     """Qwen3-MoE (2505.09388): Qwen 3 with experts in every `decoder_sparse_step`-th layer but `mlp_only_layers`."""
     heads, kv_heads, head_dim = head_counts(fields, kv_heads=4)

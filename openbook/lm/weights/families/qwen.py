@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openbook.lm.spec import AttentionSpec, ModelSpec, NormSpec, QKNormSpec
 from openbook.lm.weights.config import decoder, family, head_counts, layer_count, sliding_layers
 from openbook.lm.weights.families.llama import gated
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import LLAMA
 from openbook.lm.weights.ropes import rope_from
+
+QWEN3 = replace(
+    LLAMA,
+    modules=LLAMA.modules
+    | {
+        "layers.{i}.attention.query_norm": "layers.{i}.self_attn.q_norm",
+        "layers.{i}.key_value.key_norm": "layers.{i}.self_attn.k_norm",
+    },
+)
 
 
 @family("Qwen2ForCausalLM", model_type="qwen2", names=LLAMA)
@@ -23,7 +34,7 @@ def qwen2(fields: Fields) -> ModelSpec:
     return decoder(fields, norm, attentions, [gated(fields)] * len(attentions), max_positions=32_768)
 
 
-@family("Qwen3ForCausalLM", model_type="qwen3", names=LLAMA)
+@family("Qwen3ForCausalLM", model_type="qwen3", names=QWEN3)
 def qwen3(fields: Fields) -> ModelSpec:
     """Qwen 3 (2505.09388): each head of queries and keys is normed before RoPE."""
     heads, kv_heads, head_dim = head_counts(fields, kv_heads=32, head_dim=128)
