@@ -1,4 +1,4 @@
-"""The two models of the catalogue, when they are here: names, sizes, memory, time and keys of caches."""
+"""The models of the catalogue, when they are here: names, sizes, memory, time and keys of caches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ HERE = {model.name for model in installed()}
 def opened(name: str) -> Checkpoint:
     model = find(name)
     if model is None or name not in HERE:
-        pytest.skip(f"needs: openbook models pull {name}")
+        pytest.skip(f"needs: openbook models pull {name}{' --accept-terms' if model and model.terms else ''}")
     return open_checkpoint(model.path)
 
 
 @pytest.mark.parametrize(
     ("name", "full_name", "size"),
-    [("smollm2", "smollm2-135m-instruct", 134_515_008), ("minilm", "all-minilm-l6-v2", 22_565_376)],
+    [
+        ("smollm2", "smollm2-135m-instruct", 134_515_008),
+        ("minilm", "all-minilm-l6-v2", 22_565_376),
+        ("gemma3", "gemma-3-270m", 268_098_176),
+    ],
 )
 def test_a_pulled_model_is_whole(name: str, full_name: str, size: int) -> None:
     checkpoint = opened(name)

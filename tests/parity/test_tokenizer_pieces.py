@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_texts import TEXT
+from tokenizer_metadata import gemma_metadata
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -192,3 +193,37 @@ def test_a_damaged_character_map_is_refused_or_harmless(data: st.DataObject) -> 
         return
     metadata = {**unigram_metadata(), "tokenizer.ggml.precompiled_charsmap": list(cut)}
     Tokenizer.from_gguf(metadata).encode("ﬁ é e\u0301 the ab\x00\xff" + data.draw(TEXT))
+
+
+ODD: list[Any] = [
+    None,
+    -1,
+    1 << 40,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    True,
+    [],
+    [1],
+    ["a"],
+    [None],
+    {},
+    ["▁"] * 3,
+    [1e300] * 500,
+]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "gemma"])
+def test_anything_in_any_key_is_read_or_refused(kind: str) -> None:
+    vocabulary = wordpiece(cased=True)[1].get_vocab()
+    made = {"wordpiece": wordpiece_metadata(vocabulary), "unigram": unigram_metadata(), "gemma": gemma_metadata()}[kind]
+    more = ["merges", "add_bos_token", "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap"]
+    for key in [*made, *(f"tokenizer.ggml.{name}" for name in more), "tokenizer.chat_template"]:
+        for value in ODD:
+            try:
+                tokenizer = Tokenizer.from_gguf({**made, key: value})
+                tokenizer.encode_chat([{"role": "user", "content": "the\x00 cat ﬁ"}])
+                tokenizer.decode(tokenizer.encode("the\x00 cat ﬁ", special=True))
+            except Fault as fault:
+                assert "\n" not in str(fault)
