@@ -34,6 +34,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("window 512", {"window": 512}, "mean"),
     ("window 512, 4 pinned", {"window": 512, "pinned": 4}, "mean"),
     ("window 512, 5 local : 1 global", {"window": 512, "pattern": (5, 1)}, "mean"),
+    ("window 512, 5 local : 1 global, 4 pinned", {"window": 512, "pattern": (5, 1), "pinned": 4}, "mean"),
     ("4 experts, 2 active", {"experts": 4, "active": 2}, "mean"),
     ("4 experts, 2 active, 1 shared", {"experts": 4, "active": 2, "shared": True}, "mean"),
 ]
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--only", nargs="*", metavar="ROW", help="rows whose names hold one of these")
     given = parser.parse_args()
     checkpoint = open_checkpoint(locate(given.model, fetch=True))
     before, tokenizer, device = decoder_or_encoder(checkpoint), checkpoint.tokenizer(), default_device()
@@ -66,6 +68,8 @@ def main() -> None:
     print(f"{checkpoint.name}, fp32, {len(ids)} tokens of {given.text.name} in pieces of {given.context}; {where}\n")
     print("| conversion | bits per byte | keys and values a token, bf16 | parameters |\n|---|--:|--:|--:|")
     for name, change, pool in ROWS:
+        if given.only and not any(part in name for part in given.only):
+            continue
         if change.get("kv_heads") == -1:
             change = {"kv_heads": before.layers[0].attention.heads}
         after = respec(before, **change)

@@ -58,23 +58,28 @@ def with_kv_heads(spec: ModelSpec, count: int) -> ModelSpec:
 
 
 def with_sharing(spec: ModelSpec, share: int | Sequence[int]) -> ModelSpec:
-    """Cross-layer attention (Brandon 2024, 2405.12981): only some layers make keys and values, the others read the
-    latest before them. `share` is how many layers use each (`producers`), or the layers that make them."""
-    makers = producers(len(spec.layers), share) if isinstance(share, int) else tuple(sorted(set(share)))
-    require(
-        bool(makers) and makers[0] == 0 and makers[-1] < len(spec.layers),
-        f"layers {', '.join(map(str, makers)) or 'none'} cannot be those that make keys and values: the first is layer "
-        f"0, the last at most {len(spec.layers) - 1}",
-    )
-    for maker in makers:
+    """Cross-layer attention (Brandon 2024, 2405.12981): some layers make keys and values, each other layer reads the
+    latest before it of its kind, for kinds that differ in RoPE have keys of their own (Gemma 3). `share` is how many
+    layers of a kind use each (`producers`), or the layers that make them."""
+    count, kinds = len(spec.layers), dict[object, list[int]]()
+    for index, layer in enumerate(spec.layers):
+        a = layer.attention
+        kinds.setdefault((a.kv_heads, a.head_dim, a.rope, a.qk_norm, a.causal), []).append(index)
+    if isinstance(share, int):
+        makers = {layers[place] for layers in kinds.values() for place in producers(len(layers), share)}
+    else:
+        makers = set(share)
+    for maker in sorted(makers):
+        require(0 <= maker < count, f"there is no layer {maker}; the model has 0 to {count - 1}")
         source = spec.layers[maker].attention.kv_from
         require(source is None, f"layer {maker} makes no keys and values now, it reads layer {source}'s; share others")
-
-    def read(index: int, attention: AttentionSpec) -> AttentionSpec:
-        latest = max(maker for maker in makers if maker <= index)
-        return replace(attention, kv_from=None if latest == index else latest)
-
-    return _with_attention(spec, read)
+    source_of: dict[int, int | None] = {}
+    for layers in kinds.values():
+        require(layers[0] in makers, f"layer {layers[0]} is the first of its kind: it must make keys and values itself")
+        for index in layers:
+            latest = max(maker for maker in makers.intersection(layers) if maker <= index)
+            source_of[index] = None if latest == index else latest
+    return _with_attention(spec, lambda index, attention: replace(attention, kv_from=source_of[index]))
 
 
 def producers(layers: int, every: int) -> tuple[int, ...]:

@@ -234,9 +234,23 @@ def test_readers_lose_their_keys_and_the_formula_holds():
     assert logits(after, converted).isfinite().all()
 
 
+def test_layers_share_with_their_kind():
+    local, whole = (LayerSpec(AttentionSpec(H, 2, D, rope=RopeSpec(base)), FeedForwardSpec(7)) for base in (1e4, 1e6))
+    spec = ModelSpec(V, M, ((local,) * 2 + (whole,)) * 2 + (local,), 40)  # local at 0, 1, 3, 4, 6; global at 2, 5
+    sources = [layer.attention.kv_from for layer in respec(spec, share=2).layers]
+    assert sources == [None, None, None, 1, None, 2, 4]
+    with pytest.raises(SpecError, match="layer 2 is the first of its kind"):
+        respec(spec, share=(0, 4))
+
+
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0, "0 layers cannot share"), ((1, 2), "the first is layer 0"), ((0, 9), "at most 3"), ((), "none cannot be")],
+    [
+        (0, "0 layers cannot share"),
+        ((1, 2), "layer 0 is the first"),
+        ((0, 9), "no layer 9"),
+        ((), "layer 0 is the first"),
+    ],
 )
 def test_sharing_that_cannot_be(share, words):
     with pytest.raises(SpecError, match=words):

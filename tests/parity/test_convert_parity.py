@@ -35,6 +35,8 @@ ROPES = {
     },
 }  # fmt: skip
 
+GEMMA = {"kind": "Gemma3Text", "sliding_window": 6, "num_hidden_layers": 4, "rope_parameters": None, "pad_token_id": 0}
+
 smollm2 = pytest.mark.skipif(
     not (home() / "models" / "smollm2").is_dir(), reason="the model is not here; run: openbook models pull smollm2"
 )
@@ -48,7 +50,7 @@ def tiny(folder: Path, kind: str = "Llama", rope: str = "plain", **config) -> Pa
         "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.3,
         "rope_parameters": {"rope_theta": 10_000.0, **ROPES[rope]}, **config,
     })  # fmt: skip
-    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}}}))
     return folder
 
@@ -78,6 +80,7 @@ def theirs(folder: Path) -> torch.Tensor:
         ({}, {"experts": 4, "active": 2}, "MixtralForCausalLM"),
         ({"rope": "llama3"}, {"kv_heads": 1, "window": 7, "experts": 3}, "MixtralForCausalLM"),
         ({"kind": "Qwen3", "rope": "linear"}, {"kv_heads": 2}, "Qwen3ForCausalLM"),
+        ({**GEMMA, "layer_types": ["sliding_attention", "full_attention"] * 2}, {"kv_heads": 1}, "Gemma3ForCausalLM"),
         ({"kind": "Phi3", "pad_token_id": 0}, {"kv_heads": 2}, "Phi3ForCausalLM"),
         ({"kind": "Olmoe", "num_experts": 4, "num_experts_per_tok": 2}, {"kv_heads": 2}, "OlmoeForCausalLM"),
     ],
