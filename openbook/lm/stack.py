@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from openbook.errors import Fault
 from openbook.lm.attention import Attention, KeyValue, additive, visible
 from openbook.lm.cache.protocol import KeyValueCache
 from openbook.lm.feedforward import FeedForward
@@ -212,6 +213,10 @@ class Stack(nn.Module):
         if self.spec.embedding_scale != 1.0:
             x = x * x.new_tensor(self.spec.embedding_scale)  # rounded to the model's dtype, as Gemma was trained
         if self.positions is not None:
+            if positions_BT.numel() and int(positions_BT.max()) >= self.spec.max_positions:
+                raise Fault(
+                    f"the text is longer than the {self.spec.max_positions} positions of this model; shorten it"
+                )
             x = x + self.positions(positions_BT + self.spec.position_offset)
         elif self.spec.positions == "sinusoidal":
             x = x + sinusoids(positions_BT, self.spec.width).to(x.dtype)

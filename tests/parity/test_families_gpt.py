@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
-from families import assert_family_parity
+from families import assert_family_parity, built, pair
 
+from openbook.errors import Fault
 from openbook.lm.rules import rule
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -54,3 +56,11 @@ def test_gpt2(name: str, tmp_path: Path) -> None:
     scales = [layer.attention.scale for layer in spec.layers]
     expected = {"scales that fall by layer": [0.5, 0.25, 0.5 / 3], "no scale, not tied": [1.0] * 3}
     assert scales == expected.get(name, [0.5] * 3)
+
+
+def test_a_text_past_the_learned_positions_is_refused(tmp_path: Path) -> None:
+    _, checkpoint = pair(hf.GPT2LMHeadModel, hf.GPT2Config(**GPT2), tmp_path)
+    decoder = built(checkpoint)
+    assert decoder(torch.ones(1, 32, dtype=torch.long)).shape == (1, 32, 40)
+    with pytest.raises(Fault, match="longer than this model's 32 positions"):
+        decoder(torch.ones(1, 33, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""The decoder and the encoder against transformers, same weights, fp32."""
+"""The runner and the small real models against transformers, same weights, fp32."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from openbook.home import home
 from openbook.lm.backends.torch import TorchRunner
-from openbook.lm.encoder import Encoder, load_encoder
+from openbook.lm.encoder import load_encoder
 from openbook.lm.model import load_model
 from openbook.lm.weights.checkpoint import open_checkpoint
 
@@ -80,48 +80,6 @@ def test_llama_logits(tmp_path_factory, config, seed):
     cache = runner.cache([None, None], room=40)
     chunks = [runner.forward(part, cache) for part in text.split([17, 1, 22], dim=1)]
     torch.testing.assert_close(torch.cat(chunks, 1), expected, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("window", [3, 8, 64])
-def test_mistral_window_with_the_cache(tmp_path, window):
-    torch.manual_seed(0)
-    config = transformers.MistralConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, sliding_window=window, max_position_embeddings=128, initializer_range=0.3,
-    )  # fmt: skip
-    oracle = transformers.MistralForCausalLM(config)
-    checkpoint = saved(oracle, tmp_path)
-    assert all(layer.attention.window == window for layer in checkpoint.spec.layers)
-    runner = TorchRunner.load(checkpoint.spec, checkpoint.state(torch.float32), CPU)
-    text = torch.randint(0, 97, (1, 30))
-    with torch.inference_mode():
-        expected = oracle(text).logits
-    cache = runner.cache([None], room=30)
-    chunks = [runner.forward(part, cache) for part in text.split([8, 1, 1, 20], dim=1)]
-    torch.testing.assert_close(torch.cat(chunks, 1), expected, atol=1e-4, rtol=0)
-
-
-def test_bert_hidden_states_with_padding(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=97, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40,
-        max_position_embeddings=50, initializer_range=0.3,
-    )  # fmt: skip
-    oracle = transformers.BertModel(config, add_pooling_layer=False)
-    checkpoint = saved(oracle, tmp_path)
-    with torch.device("meta"):
-        encoder = Encoder(checkpoint.spec)
-    encoder.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)
-    text = torch.randint(0, 97, (2, 20))
-    mask = torch.ones_like(text)
-    mask[1, 13:] = 0
-    positions = torch.arange(20).expand(2, 20).clone()
-    positions[1, 13:] = -1
-    with torch.inference_mode():
-        expected = oracle(text, attention_mask=mask).last_hidden_state
-        got = encoder(text, positions)
-    torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(got[1, :13], expected[1, :13], atol=1e-5, rtol=0)
 
 
 @pulled
