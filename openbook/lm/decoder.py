@@ -55,7 +55,8 @@ class Decoder(Stack):
         cache = Transient(self.spec) if cache is None else cache
         if positions_BT is None:
             steps_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-            positions_BT = (cache.next_positions_B[:, None] + steps_T).expand_as(tokens_BT)
+            next_B1 = cache.next_positions_B[:, None].to(tokens_BT.device)
+            positions_BT = (next_B1 + steps_T).expand_as(tokens_BT)
         hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory)[:, keep]
         logits_BTV: Tensor = self.head(hidden_BTM, self.embedding.weight)
         return logits_BTV

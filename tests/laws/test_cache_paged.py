@@ -252,3 +252,17 @@ def test_forks_share_until_they_differ():
         cache.select([2])
         assert pool.blocks.count - pool.blocks.available == 4
     cache.check()
+
+
+def test_of_a_text_that_ended_the_end_is_forgotten_first():
+    """A beginning that stays can be found; an end whose beginning is gone cannot."""
+    spec = model((None, 0))
+    reader, text = decoder(spec, 0), list(range(13))
+    cache = make_cache(spec, CacheSpec("paged", block=4), 1, 16, torch.float64, CPU)
+    with torch.inference_mode():
+        reader(torch.tensor([text]), cache=cache)
+        cache.publish(0, text)
+        cache.reset(1)
+        assert cache.match(text) == 12
+        reader(torch.full((1, 5), 60), cache=cache)
+    assert cache.match(text) == 8
