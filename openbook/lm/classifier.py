@@ -84,12 +84,13 @@ def load_classifier(name: str | Path, device: str | None = None, *, fetch: bool 
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
-    folder = locate(name, fetch=fetch)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(locate(name, fetch=fetch))
     spec = checkpoint.spec
     if not isinstance(spec, ModelSpec) or spec.classifier is None:
-        raise Fault(f"{folder} is no classifier: its configuration names no labels; give a …ForSequenceClassification")
-    pieces, max_tokens = pieces_of(folder / "tokenizer.json", spec), longest_text(folder, spec)
+        raise Fault(
+            f"{checkpoint.path} is no classifier: its configuration names no labels; give a …ForSequenceClassification"
+        )
+    pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     with torch.device("meta"):
         classifier = Classifier(spec)
     classifier.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)

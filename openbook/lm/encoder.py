@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as WordPieces
 
+    from openbook.lm.weights.checkpoint import Checkpoint
+
 DEFAULT = "minilm"
 
 
@@ -113,45 +115,50 @@ class TextEncoder:
 
 
 def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True) -> TextEncoder:
-    """A text encoder by name (`minilm`) or folder of safetensors + config.json + tokenizer.json, in fp32."""
+    """A text encoder in fp32: by name (`minilm`), GGUF file, or folder of safetensors, config and tokenizer.json."""
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
-    folder = locate(name, fetch=fetch)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(locate(name, fetch=fetch))
     spec = checkpoint.spec
     if not isinstance(spec, ModelSpec):
-        raise Fault(f"{folder} holds an encoder and a decoder; open it with load_seq2seq")
+        raise Fault(f"{checkpoint.path} holds an encoder and a decoder; open it with load_seq2seq")
     if spec.classifier is not None:
-        raise Fault(f"{folder} is a classifier, its output is labels; open it with load_classifier")
+        raise Fault(f"{checkpoint.path} is a classifier, its output is labels; open it with load_classifier")
     with torch.device("meta"):
         encoder = Encoder(spec)
-    pieces, max_tokens = pieces_of(folder / "tokenizer.json", spec), longest_text(folder, spec)
+    pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     state = dict(checkpoint.state(torch.float32))
     encoder.load_state_dict(state, assign=True)
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=max_tokens)
 
 
-def pieces_of(path: Path, spec: ModelSpec) -> WordPieces:
-    """The word pieces of a tokenizer.json whose every id has a row in the weights."""
+def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:
+    """The word pieces of a checkpoint, each of whose ids has a row in the weights."""
+    from openbook.lm.weights.gguf import GGUFFile
     from openbook.lm.weights.safetensors import read_json
+    from openbook.lm.weights.tokenizer_gguf import definition
     from openbook.lm.weights.tokenizer_json import build, checked
 
-    pieces: WordPieces = build(checked(read_json(path), str(path)), str(path))
+    where = checkpoint.path
+    if isinstance(checkpoint.source, GGUFFile):
+        described = definition(checkpoint.source.metadata, str(where))
+    else:
+        where = where / "tokenizer.json"
+        described = read_json(where)
+    pieces: WordPieces = build(checked(described, str(where)), str(where))
     highest = max(pieces.get_vocab().values(), default=-1)
     if highest >= spec.vocabulary:
-        raise Fault(
-            f"{path} has {highest + 1} tokens, the weights beside it have {spec.vocabulary}; they are not of one model"
-        )
+        raise Fault(f"{where} has {highest + 1} tokens, its weights have {spec.vocabulary}; they are not of one model")
     return pieces
 
 
-def longest_text(folder: Path, spec: ModelSpec) -> int:
+def longest_text(path: Path, spec: ModelSpec) -> int:
     """The length the encoder was trained for: `max_seq_length` beside it, else all its positions."""
     from openbook.lm.weights.safetensors import read_json
 
-    beside = folder / "sentence_bert_config.json"
+    beside = path / "sentence_bert_config.json"
     length = read_json(beside).get("max_seq_length") if beside.is_file() else None
     if length is None:
         return spec.max_positions

@@ -12,9 +12,13 @@ from torch import Tensor
 
 
 def write_gguf(model: Any, architecture: str, path: Path, **changes: Any) -> Path:
-    """The model in F32; `changes` are further keys (None removes one), `extra` further tensors by name."""
+    """The model in F32; `changes` are further keys (None removes one), `extra` further tensors by name, `tokenizer`
+    the metadata of one."""
     config, extra = model.config, changes.pop("extra", {})
     writer = gguf.GGUFWriter(str(path), architecture)
+    for key, value in changes.pop("tokenizer", {}).items():
+        add = writer.add_array if isinstance(value, list) else writer.add_string
+        (writer.add_uint32 if isinstance(value, int) else add)(key, value)
     for key, value in {**_keys(config, architecture), **changes}.items():
         if isinstance(value, bool):
             writer.add_bool(f"{architecture}.{key}", value)

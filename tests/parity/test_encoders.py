@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import pair
+from gguf_writer import write_gguf
 from number_tokens import with_tokenizer
 from transformers import (
     BertConfig,
@@ -132,6 +133,30 @@ def test_a_classifier_is_no_encoder_and_an_encoder_no_classifier(tmp_path: Path)
         load_encoder(with_tokenizer(tmp_path / "classifier", V), "cpu")
     with pytest.raises(Fault, match="is no classifier"):
         load_classifier(with_tokenizer(tmp_path / "encoder", V), "cpu")
+
+
+def test_an_encoder_from_gguf_is_that_from_a_folder(tmp_path: Path) -> None:
+    kind, shape = ENCODERS["bert"]
+    oracle, _ = pair(kind, shape, tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{chr(97 + i % 26)}{i // 26}" for i in range(4, V))]
+    metadata = {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": [word if word[0] == "[" else f"▁{word}" for word in words],
+        "tokenizer.ggml.token_type": [3, 2, 3, 3] + [1] * (V - 4),
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+    }
+    file = write_gguf(oracle, "bert", tmp_path / "m.gguf", tokenizer=metadata, **{"attention.causal": False})
+    encoder = load_encoder(file, "cpu")
+    texts = ["we0 wm1 wh0", "wz0", "unknown we0"]
+    ids = [[2, 4, words.index("wm1"), words.index("wh0"), 3], [2, words.index("wz0"), 3], [2, 1, 4, 3]]
+    tokens, positions = pad(ids)
+    mask = (positions >= 0).long()
+    with torch.no_grad():
+        hidden = oracle(tokens, attention_mask=mask).last_hidden_state * mask[..., None]
+    mean = torch.nn.functional.normalize(hidden.sum(1) / mask.sum(1, keepdim=True), dim=-1)
+    np.testing.assert_allclose(encoder.embed(texts), mean.numpy(), rtol=0, atol=1e-4)
 
 
 def config(kind: Any, **changes: Any) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _of_tokenizer(checkpoint: Checkpoint) -> str | None:
         else:
             from openbook.lm.encoder import pieces_of
 
-            pieces_of(checkpoint.path / "tokenizer.json", reads)
+            pieces_of(checkpoint, reads)
             return None
     except Fault as fault:
         return str(fault)
