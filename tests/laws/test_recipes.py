@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from openbook.lm.spec import (
     Seq2SeqSpec,
 )
 from openbook.lm.stacks import build
+from openbook.lm.weights.checkpoint import Checkpoint
 from openbook.lm.weights.matching import collapsed, match
 from openbook.lm.weights.names import LLAMA, NameTable, parameters, write
 from openbook.lm.weights.recipes import (
@@ -316,3 +318,30 @@ def spell(name: str) -> list[str]:
     ends = [(each.split("-")[0], each.split("-")[-1]) for each in ranges.split(",")]
     numbers = [number for first, last in ends for number in range(int(first), int(last) + 1)]
     return [name for number in numbers for name in spell(f"{before}{number}{after}")]
+
+
+class Counted:
+    """A source that counts how often each tensor is read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors, self.reads = tensors, Counter[str]()
+
+    size = 0
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        self.reads[name] += 1
+        return self.tensors[name].to(dtype, copy=True)
+
+    def kinds(self) -> dict[str, int]:
+        return {}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_tensor_of_the_file_is_read_once_and_let_go(case: str) -> None:
+    model, names = CASES[case]
+    stored = dict(write(model, names, random_state(model).items()))
+    source = Counted(stored)
+    made = match(model, names, {name: tuple(tensor.shape) for name, tensor in stored.items()}, HERE)
+    parameters_read = dict(Checkpoint(HERE, "m", "safetensors", model, source, made).state())
+    assert source.reads == Counter(dict.fromkeys(stored, 1))
+    assert sum(t.untyped_storage().nbytes() for t in parameters_read.values()) == sum(t.nbytes for t in stored.values())

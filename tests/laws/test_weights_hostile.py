@@ -294,3 +294,30 @@ def test_a_layout_of_experts_that_nothing_bounds(tmp_path: Path) -> None:
     (tmp_path / SINGLE).write_bytes(save({f"t.{i}": torch.ones(1) for i in range(3000)}))
     said = outcome(tmp_path)
     assert "are missing" in said and "t.{" not in said[:20]
+
+
+ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
+    "heads with ALiBi": (
+        {
+            "architectures": ["FalconForCausalLM"], "vocab_size": V, "hidden_size": 2**31, "num_hidden_layers": 1,
+            "num_attention_heads": 2**31, "ffn_hidden_size": 4, "alibi": True,
+        },
+        "position biases of 2147483648 heads are not built",
+    ),
+    "layers": ({**CONFIG, "num_hidden_layers": 2**31}, "at most 4096 layers"),
+    "words": ({**CONFIG, "vocab_size": 2**31}, r"embed_tokens\.weight is of shape \[3, 4\], .* says \[2147483648, 4\]"),
+    "a wide head": ({**CONFIG, "head_dim": 2**31}, r"says \[4294967296, 4\]"),
+    "a name of megabytes": ({**CONFIG, "architectures": ["x" * 2**21]}, r"'xxx.* is not supported"),
+    "a value of megabytes": ({**CONFIG, "hidden_act": "x" * 2**21}, r"hidden_act is 'xxx.*…"),
+    "a field of megabytes": ({**CONFIG, "x" * 2**21: 1}, r"xxx…xxx.* is a field openbook does not know"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_endless_claims_of_a_config(case: str, folder: Path, tmp_path: Path) -> None:
+    config, said = ENDLESS[case]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / SINGLE).write_bytes((folder / SINGLE).read_bytes())
+    with pytest.raises(Fault, match=said):
+        open_checkpoint(tmp_path)
+    assert len(outcome(tmp_path)) < 2000

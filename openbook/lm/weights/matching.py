@@ -39,7 +39,10 @@ def match(spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, 
     found: dict[str, Made] = {}
     missing: list[str] = []
     misshapen: dict[str, str] = {}
-    ours_shapes = parameters(spec)
+    try:
+        ours_shapes = parameters(spec)
+    except Fault as error:
+        raise Fault(f"{path}: {error}") from error
     worth = WORTH * len(shapes) + MOST_NAMES
     for ours in ours_shapes:
         plans = _plans(spec, table, ours_shapes, ours, worth)

@@ -19,7 +19,8 @@ from typing import Any, Literal, Union
 
 from openbook.errors import Fault
 from openbook.lm.rules import Rule, SpecError
-from openbook.lm.spec import ModelSpec, Seq2SeqSpec
+from openbook.lm.spec import LayerSpec, ModelSpec, Seq2SeqSpec
+from openbook.lm.weights.config import MAX_LAYERS
 from openbook.lm.weights.fields import MOST
 
 FORMAT = 1
@@ -27,7 +28,7 @@ KEY = "openbook"
 MODEL_TYPE = "openbook"
 DECODER, ENCODER, SEQ2SEQ = "OpenbookForCausalLM", "OpenbookModel", "OpenbookForConditionalGeneration"
 ARCHITECTURES = (DECODER, ENCODER, SEQ2SEQ)
-MOST_ITEMS = 1 << 16  # of a list in a spec: layers, labels, factors of a rule
+MOST_ITEMS = 1 << 16  # of a list in a spec: labels, factors of a rule
 
 
 def config_of(spec: ModelSpec | Seq2SeqSpec) -> dict[str, Any]:
@@ -105,8 +106,9 @@ def _read_one_of(value: object, choices: tuple[Any, ...], at: str) -> Any:
 def _read_list(value: object, each: Any, at: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise Fault(f"{at} is {_shown(value)}, not a list")
-    if len(value) > MOST_ITEMS:
-        raise Fault(f"{at} has {len(value)} items; at most {MOST_ITEMS} are read")
+    most = MAX_LAYERS if each is LayerSpec else MOST_ITEMS
+    if len(value) > most:
+        raise Fault(f"{at} has {len(value)} items; at most {most} are read")
     return tuple(_read(item, each, f"{at}[{index}]") for index, item in enumerate(value))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from openbook.lm.rules import position_bias
+from openbook.lm.rules import position_bias, require
 from openbook.lm.spec import (
     AttentionSpec,
     ExpertsSpec,
@@ -19,6 +19,7 @@ from openbook.lm.spec import (
     Seq2SeqSpec,
 )
 
+MOST_HEADS = 1 << 20  # with a position bias, in all layers: their modules are built to ask them
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 
@@ -59,6 +60,8 @@ def _stack(spec: ModelSpec) -> Shapes:
 
 def _biases(spec: ModelSpec) -> Shapes:
     """What the position biases have learned: asked of their modules, since anybody may register one."""
+    heads = sum(heads for _, heads in spec.biases)
+    require(heads <= MOST_HEADS, f"position biases of {heads} heads are not built; at most {MOST_HEADS} are")
     with torch.device("meta"):
         modules = [position_bias.call(rule, heads) for rule, heads in spec.biases]
     return {
