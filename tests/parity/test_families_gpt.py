@@ -62,5 +62,5 @@ def test_a_text_past_the_learned_positions_is_refused(tmp_path: Path) -> None:
     _, checkpoint = pair(hf.GPT2LMHeadModel, hf.GPT2Config(**GPT2), tmp_path)
     decoder = built(checkpoint)
     assert decoder(torch.ones(1, 32, dtype=torch.long)).shape == (1, 32, 40)
-    with pytest.raises(Fault, match="longer than this model's 32 positions"):
+    with pytest.raises(Fault, match="longer than the 32 positions"):
         decoder(torch.ones(1, 33, dtype=torch.long))
