@@ -150,7 +150,9 @@ def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:
     pieces: WordPieces = build(checked(described, str(where)), str(where))
     highest = max(pieces.get_vocab().values(), default=-1)
     if highest >= spec.vocabulary:
-        raise Fault(f"{where} has {highest + 1} tokens, its weights have {spec.vocabulary}; they are not of one model")
+        raise Fault(
+            f"{where} has {highest + 1} tokens, the weights beside it have {spec.vocabulary}; they are not of one model"
+        )
     return pieces
 
 
