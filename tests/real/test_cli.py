@@ -22,7 +22,8 @@ import openbook
 from openbook.book import Added, Hit, Passage, open_book
 from openbook.cli.books import show, summary
 from openbook.home import home
-from openbook.lm.weights.pull import CATALOGUE, installed
+from openbook.lm.weights.catalogue import CATALOGUE
+from openbook.lm.weights.pull import installed
 
 pytestmark = pytest.mark.skipif(
     not {model.name for model in CATALOGUE if not model.terms} <= {model.name for model in installed()},
