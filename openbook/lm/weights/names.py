@@ -88,7 +88,7 @@ def wanted(spec: ModelSpec | Seq2SeqSpec, shapes: Mapping[str, Shape], ours: str
     block = stack.layers[index]
     crossed = block.cross is not None and ours[layer.end() :].startswith("cross")
     attention = block.cross if crossed else block.attention
-    return Wanted(ours, shapes[ours], shapes, layer[0], index, leaf, attention, worth)
+    return Wanted(ours, shapes[ours], shapes, layer[0], index, leaf, attention, block.place, worth)
 
 
 def original(spec: ModelSpec | Seq2SeqSpec, ours: str) -> str:

@@ -21,6 +21,7 @@ A name table maps our names to theirs. Most values are plain strings; the others
 * `Transposed(value)`: a matrix stored `[in, out]` (GPT-2), alone or around another recipe.
 * `Interleaved(value)`: rows of Q or K for RoPE on neighbouring pairs (llama.cpp), put back in halves.
 * `Leading(value)`: stored with one more dimension of size 1 in front (BART's bias of the logits).
+* `ByPlace(parallel, other)`: names that differ with the place of the layer's norms (Falcon).
 * `Either(a, b, …)`: what checkpoints have either way; the first whose tensors are there, in their shapes, is taken.
 
 Each says which tensors it needs in which shapes (`plans`), before one is read, and how ours is made of them; and the
@@ -36,7 +37,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from openbook.lm.spec import AttentionSpec
+from openbook.lm.spec import AttentionSpec, Place
 from openbook.lm.weights.parameters import Shape
 
 Read = Callable[[str], Tensor]
@@ -50,7 +51,8 @@ class Wanted:
 
     `name` and `shape` are the parameter's; `at` is what stands before its layer's names (`layers.3.`), `index` that
     layer, `leaf` what is added to names of modules (`.weight`); `shapes` are those of all parameters, `attention` is
-    the layer's; `worth` is how many tensors are worth asking for, since a damaged config may have 2³¹ experts.
+    the layer's, `place` that of its norms; `worth` is how many tensors are worth asking for, since a damaged config
+    may have 2³¹ experts.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Wanted:
     index: int | None = None
     leaf: str = ""
     attention: AttentionSpec | None = None
+    place: Place | None = None
     worth: int = 1 << 20
 
     def theirs(self, template: str) -> str:
@@ -298,6 +301,26 @@ class Either:
 
     def store(self, wanted: Wanted, parts: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         yield from recipe(self.choices[0]).store(wanted, parts)
+
+
+@dataclass(frozen=True)
+class ByPlace:
+    """`parallel` where attention and feed-forward stand side by side with a norm each, else `other`."""
+
+    parallel: Value
+    other: Value
+
+    def _one(self, wanted: Wanted) -> Recipe:
+        return recipe(self.parallel if wanted.place == "parallel" else self.other)
+
+    def plans(self, wanted: Wanted) -> Iterator[Plan]:
+        yield from self._one(wanted).plans(wanted)
+
+    def parts(self, wanted: Wanted) -> tuple[str, ...]:
+        return self._one(wanted).parts(wanted)
+
+    def store(self, wanted: Wanted, parts: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        yield from self._one(wanted).store(wanted, parts)
 
 
 def fused(made: Recipe, parts: tuple[str, ...], at: str = "layers.{i}.") -> dict[str, Value]:

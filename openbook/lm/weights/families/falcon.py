@@ -7,7 +7,7 @@ from openbook.lm.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
 from openbook.lm.weights.config import activation, decoder, divided, family, layer_count, words
 from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
-from openbook.lm.weights.recipes import QKV, Either, Grouped, fused
+from openbook.lm.weights.recipes import QKV, ByPlace, Grouped, fused
 from openbook.lm.weights.ropes import rope_from
 
 FALCON = NameTable(
@@ -15,8 +15,8 @@ FALCON = NameTable(
         "embedding": "word_embeddings",
         **fused(Grouped("h.{i}.self_attention.query_key_value"), QKV),
         "layers.{i}.attention.out": "h.{i}.self_attention.dense",
-        "layers.{i}.attention_norm": Either("h.{i}.input_layernorm", "h.{i}.ln_attn"),
-        "layers.{i}.feed_forward_norm": Either("h.{i}.post_attention_layernorm", "h.{i}.ln_mlp"),
+        "layers.{i}.attention_norm": ByPlace("h.{i}.ln_attn", "h.{i}.input_layernorm"),
+        "layers.{i}.feed_forward_norm": ByPlace("h.{i}.ln_mlp", "h.{i}.post_attention_layernorm"),
         "layers.{i}.feed_forward.up": "h.{i}.mlp.dense_h_to_4h",
         "layers.{i}.feed_forward.down": "h.{i}.mlp.dense_4h_to_h",
         "norm": "ln_f",
