@@ -33,6 +33,7 @@ from openbook.lm.spec import (
 from openbook.lm.stack import Memory
 
 if TYPE_CHECKING:
+    from openbook.lm.decoding.beam import Beams, Found
     from openbook.lm.tokenizer import Tokenizer
 
 
@@ -220,6 +221,26 @@ class Seq2SeqModel:
         return Continuations(
             self.model, self.read(texts), limit, kind=kind, start=self.start, first=self.first, last=self.last
         )
+
+    def search(
+        self, texts: Sequence[str], limit: int, beams: Beams, kind: CacheSpec = AUTO, *, penalty: float = 1.0
+    ) -> list[list[Found]]:
+        """The best texts of at most `limit` tokens for each of these, best first; one beam is greedy.
+
+        `penalty` above 1 makes tokens that were written already less likely.
+        """
+        from openbook.lm.decoding.beam import beam_search
+        from openbook.lm.decoding.draft import Draft
+
+        drafts = [Draft(self.tokenizer.eos_ids) for _ in texts]
+        return beam_search(self.continuations(texts, limit, kind), drafts, beams, limit, penalty=penalty)
+
+    def write(self, texts: Sequence[str], limit: int = 128, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
+        """The best text for each of these, of at most `limit` tokens."""
+        from openbook.lm.decoding.beam import Beams
+
+        found = self.search(texts, limit, Beams(beams, length_penalty))
+        return [self.tokenizer.decode(best.tokens) for best, *_ in found]
 
 
 def load_seq2seq(
