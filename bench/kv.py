@@ -1,4 +1,4 @@
-"""Keys and values of SmolLM2 kept in seven ways: bytes by formula, as allocated, as the process grew, and its peak.
+"""Keys and values of SmolLM2 kept in nine ways: bytes by formula, as allocated, as the process grew, and its peak.
 
 Each way has a process of its own. First the cache is made and filled with the same block of numbers until it is full,
 and the resident memory before and after is compared, over so many rows of the cache that pages do not blur it. Then
