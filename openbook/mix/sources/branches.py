@@ -1,6 +1,6 @@
 """The model with a passage before the question, once for every passage and once for none: rows of one batch.
 
-Shapes: S branches, T positions, V vocabulary.
+Shapes: S branches, N hypotheses, R = N·S rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -127,3 +127,12 @@ class Branches:
         """As `step`, with a token of its own for every row: rows may belong to different mixtures."""
         tokens_S1 = torch.tensor(tokens, dtype=torch.long)[:, None]
         return self._runner.forward(tokens_S1, self._cache)[:, -1].log_softmax(-1)
+
+    def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """`[N, S, V]` of N hypotheses (`openbook.mix.beam.Forking`): each has S rows, which all read its token."""
+        branches = range(len(self.labels))
+        rows = [parent * len(branches) + branch for parent in parents for branch in branches]
+        if rows != list(range(len(self._cache.next_positions_B))):
+            self._cache.select(rows)
+        log_p_RV = self.step_each([token for token in tokens for _ in branches])
+        return log_p_RV.reshape(len(tokens), len(branches), -1)
