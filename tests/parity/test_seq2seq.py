@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.cache.protocol import Transient
 from openbook.lm.classifier import load_classifier
+from openbook.lm.decoding.beam import Beams
 from openbook.lm.encoder import load_encoder
 from openbook.lm.model import load_model
 from openbook.lm.positions import RelativeBias
-from openbook.lm.seq2seq import Continuations, Seq2Seq, classic, load_seq2seq
+from openbook.lm.seq2seq import Continuations, Seq2Seq, Seq2SeqModel, classic, load_seq2seq
 from openbook.lm.spec import Seq2SeqSpec, SpecError
 from openbook.lm.stack import Memory
 from openbook.lm.weights.checkpoint import Checkpoint, open_checkpoint
@@ -298,26 +300,45 @@ def test_a_demanded_token_has_all_of_the_probability() -> None:
     assert going.step([0], [9]).exp()[0].nonzero().flatten().tolist() == [2]
 
 
+def told(oracle: Any, folder: Path, **more: Any) -> Seq2SeqModel:
+    """The checkpoint with a tokenizer, and a configuration of writing that the oracle shares."""
+    end, padding = oracle.config.eos_token_id, oracle.config.pad_token_id
+    chosen = {"decoder_start_token_id": 4, "eos_token_id": end, "pad_token_id": padding, **more}
+    if "forced_eos_token_id" in more:
+        chosen["forced_eos_token_id"] = end
+    oracle.generation_config = GenerationConfig(**chosen, max_length=11, do_sample=False, use_cache=False)
+    oracle.generation_config.save_pretrained(folder)
+    return load_seq2seq(with_tokenizer(folder, V, begin=None), precision="fp32", device="cpu")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["bart", "mbart", "t5 1.0", "t5 1.1"])
 @pytest.mark.parametrize("demands", [{}, {"forced_bos_token_id": 9, "forced_eos_token_id": 2}])
-def test_greedy_text_is_transformers(case: str, demands: dict[str, int], tmp_path: Path) -> None:
-    """From a folder with a tokenizer: the tokens that generate() gives, forced ones included."""
+def test_beams_are_transformers(case: str, demands: dict[str, int], tmp_path: Path) -> None:
+    """The tokens that generate() gives, forced ones included, for texts searched in one batch; and with any cache."""
     oracle, _, _ = models(case, tmp_path)
-    chosen = {"decoder_start_token_id": 4, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **demands}
-    oracle.generation_config = GenerationConfig(**chosen, max_length=11, do_sample=False, use_cache=False)
-    oracle.generation_config.save_pretrained(tmp_path)
-    loaded = load_seq2seq(with_tokenizer(tmp_path, V, begin=None), precision="fp32", device="cpu")
-    for text in ("w5 w30 w11 w7", "w40"):
-        ids = loaded.tokenizer.encode(text, special=True)
-        theirs = oracle.generate(torch.tensor([ids]))[0].tolist()
-        going = loaded.continuations([text], limit=10)
-        ours, log_p = [4], going.start()
-        while len(ours) < 11 and ours[-1] != 2:
-            ours.append(int(log_p[0].argmax()))
-            if len(ours) < 11:
-                log_p = going.step([0], [ours[-1]])
-        assert ours == theirs
+    loaded = told(oracle, tmp_path, **demands)
+    texts, end = ["w5 w30 w11 w7", "w40"], oracle.config.eos_token_id
+    caches = cycle([CacheSpec("dense"), CacheSpec("ring"), CacheSpec("paged", block=3)])
+    ways: list[tuple[int, float, Any]]
+    ways = [(1, 1.0, False), (2, 1.0, True), (3, 0.0, False), (4, 2.0, False), (4, -1.0, "never")]
+    for width, penalty, early in ways:
+        found = loaded.search(texts, 10, Beams(width, penalty, early), next(caches))
+        for text, best in zip(texts, found, strict=True):
+            ids = torch.tensor([loaded.tokenizer.encode(text, special=True)])
+            how = {"length_penalty": penalty, "early_stopping": early} if width > 1 else {}
+            theirs = oracle.generate(ids, num_beams=width, num_return_sequences=width, **how)
+            for ours, row in zip(best, theirs.tolist(), strict=True):
+                assert [4, *ours.tokens] == row[: row.index(end) if end in row else None]
+
+
+@torch.no_grad()
+def test_what_is_written_is_text(tmp_path: Path) -> None:
+    oracle, _, _ = models("bart", tmp_path)
+    loaded = told(oracle, tmp_path)
+    ids = torch.tensor([loaded.tokenizer.encode("w5 w6", special=True)])
+    expected = [token for token in oracle.generate(ids)[0].tolist()[1:] if token != 2]
+    assert loaded.write(["w5 w6"], limit=10) == [" ".join(f"w{token}" for token in expected)]
 
 
 def test_loading_says_what_does_not_fit(tmp_path: Path) -> None:
