@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -13,6 +14,9 @@ from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.make import AUTO, CacheSpec
 from openbook.lm.spec import ModelSpec
 from openbook.lm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from openbook.lm.decoding.constrain import Guides
 
 DEFAULT = "smollm2"
 Precision = Literal["auto", "bf16", "fp32"]
@@ -31,6 +35,13 @@ class LanguageModel:
     def spec(self) -> ModelSpec:
         """What kind of transformer it is."""
         return self.runner.spec
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The vocabulary made ready for constrained writing (`openbook.lm.decoding.constrain`)."""
+        from openbook.lm.decoding.constrain import Guides
+
+        return Guides(self.tokenizer)
 
 
 def load_model(

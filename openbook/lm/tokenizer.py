@@ -148,11 +148,11 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out, bytes that are not UTF-8 as U+FFFD."""
         kept = [index for index in ids if index not in self.control_ids]
-        if not self._spells_bytes:
+        if not self.spells_bytes:
             text: str = self._plain.decode(kept, skip_special_tokens=True)
             return text
         text = b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
-        return text[1:] if self._strips_space and text.startswith(" ") else text
+        return text[1:] if self.strips_space and text.startswith(" ") else text
 
     def stream(self) -> Stream:
         """A decoder that is given one id at a time."""
@@ -166,7 +166,7 @@ class Tokenizer:
         token = self._tokens.get(index)
         if token is None or index in self.control_ids:
             return b""
-        if index in self._added or not self._spells_bytes:
+        if index in self._added or not self.spells_bytes:
             return token.encode()
         if "ByteLevel" in self._decoders:
             codes = [BYTE_OF.get(character) for character in token]
@@ -258,11 +258,12 @@ class Tokenizer:
         return frozenset(step["type"] for step in decoders(self._definition))
 
     @cached_property
-    def _spells_bytes(self) -> bool:
+    def spells_bytes(self) -> bool:
+        """Whether a text is its tokens' bytes one after the other, so that a byte of it belongs to one token."""
         return not self._decoders.isdisjoint({"ByteLevel", "ByteFallback", "Metaspace"})
 
     @cached_property
-    def _strips_space(self) -> bool:
+    def strips_space(self) -> bool:
         """Whether a space was put before the text when it was encoded, to be dropped from what is decoded."""
         return not self._decoders.isdisjoint({"Strip", "Metaspace"})
 
@@ -282,19 +283,31 @@ class Stream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer._strips_space
+        self._at_start = tokenizer.strips_space
         self._ids: list[int] = []  # only where tokens do not spell bytes: the ids since the last word began
         self._shown = ""
 
     def push(self, index: int) -> str:
         """The text that `index` completes; empty while a character is still in pieces."""
-        if not self._tokenizer._spells_bytes:
+        if not self._tokenizer.spells_bytes:
             return self._grown(index)
         text = self._utf8.decode(self._tokenizer.token_bytes(index))
         if text and self._at_start:
             self._at_start = False
             text = text.removeprefix(" ")
         return text
+
+    @property
+    def pending(self) -> bool:
+        """Whether the text so far ends within a character."""
+        return bool(self._utf8.getstate()[0])
+
+    def fork(self) -> Stream:
+        """The same text so far, to be continued otherwise."""
+        other = Stream(self._tokenizer)
+        other._utf8.setstate(self._utf8.getstate())
+        other._at_start, other._ids, other._shown = self._at_start, self._ids, self._shown
+        return other
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""
