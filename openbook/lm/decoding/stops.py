@@ -67,8 +67,9 @@ class Spelling:
         return self._give(len(self._held)) if cut is None else self._cut(cut)
 
     def _found(self, text: str) -> int | None:
-        """Where the first stop string begins."""
-        return min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=None)
+        """Where the stop string that is whole first begins; of several, the longest."""
+        ends = ((place + len(stop), place) for stop in self.stops if (place := text.find(stop)) >= 0)
+        return min(ends, default=(0, None))[1]
 
     def _begun(self, text: str) -> int:
         """How many characters at the end may be the beginning of a stop string."""
