@@ -61,23 +61,24 @@ def limits() -> LLParserLimits:
 class Constraint:
     """What a whole answer must be: JSON of a schema (`text` is the schema), or what a regular expression matches.
 
-    The syntax of expressions is Rust's without looking around; the whole answer must match. Raises `Fault` for what
-    is not a schema or an expression, and for keywords that are not understood: none is left out silently.
+    The syntax of expressions is Rust's without looking around, and a digit (`\\d`) is 0 to 9; the whole answer must
+    match. Raises `Fault` for what is not a schema or an expression, and for keywords that are not understood: none is
+    left out silently.
     """
 
     kind: Kind
     text: str
 
     def __post_init__(self) -> None:
+        if not self.text:
+            raise Fault(f"the {self.name} is empty")
         if len(self.text) > LONGEST:
             raise Fault(f"a {self.name} of {len(self.text)} characters is too long; at most {LONGEST}")
+        if not (error := _wrong(self.grammar)):
+            return
         if self.kind == "json_schema":
-            if error := _wrong(self.grammar):
-                raise Fault(f"the JSON schema cannot be used{_place(self._schema, error)}: {error}")
-        elif error := _wrong(self.grammar):
-            raise Fault(
-                f"the regular expression {_short(self.text)!r} cannot be used: {_regex_error(error, self.text)}"
-            )
+            raise Fault(f"the JSON schema cannot be used{_place(self._schema, error)}: {_reason(error)}")
+        raise Fault(f"the regular expression {_short(self.text)!r} cannot be used: {_reason(error, self.text)}")
 
     @property
     def name(self) -> str:
@@ -85,24 +86,22 @@ class Constraint:
         return {"json_schema": "JSON schema", "regex": "regular expression"}[self.kind]
 
     @cached_property
-    def _schema(self) -> Any:
+    def _schema(self) -> dict[str, Any]:
         try:
             schema = json.loads(self.text)
         except RecursionError:
             raise Fault("the JSON schema is nested too deeply") from None
         except ValueError as error:
             raise Fault(f"the JSON schema is not JSON: {error}") from error
+        if not isinstance(schema, dict):
+            raise Fault(f'a JSON schema is an object, for example {{"type": "string"}}, not {_short(self.text)}')
         # A schema may not change how openbook writes.
-        return (
-            {key: part for key, part in schema.items() if key != "x-guidance"} if isinstance(schema, dict) else schema
-        )
+        return {key: part for key, part in schema.items() if key != "x-guidance"}
 
     @cached_property
     def grammar(self) -> str:
         """The same in llguidance's own terms."""
-        from llguidance import LLMatcher
-
-        return _json_grammar(self._schema) if self.kind == "json_schema" else LLMatcher.grammar_from_regex(self.text)
+        return _json_grammar(self._schema) if self.kind == "json_schema" else _regex_grammar(self.text)
 
 
 class Guides:
@@ -144,16 +143,36 @@ class Guides:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """What llguidance asks of a tokenizer. It writes what is forced in the tokens that `__call__` gives."""
 
     def __init__(self, guides: Guides) -> None:
         self._tokenizer = guides.tokenizer
         self.eos_token_id, self.bos_token_id = guides._ends[0], guides.tokenizer.bos_id
         self.tokens = guides._spellings
         self.special_token_ids = sorted(guides.tokenizer.control_ids | set(guides._ends))
+        # From the last on, so that of two tokens with one spelling the first is meant.
+        count = guides.vocabulary
+        self._ids = {self.tokens[index]: index for index in reversed(range(count)) if self.tokens[index]}
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+        """Tokens that spell exactly this text, wherever it stands; the tokenizer's own where it has such."""
+        wanted = text.encode() if isinstance(text, str) else text
+        ids = self._tokenizer.encode(wanted.decode("utf-8", "replace"))
+        first = self.tokens[ids[0]] if ids else b""
+        if first.startswith(b" ") and not wanted.startswith(b" "):  # the space that SentencePiece puts before a text
+            ids = ids[1:] if first == b" " else [self._ids.get(first[1:], ids[0]), *ids[1:]]
+        return ids if b"".join(self.tokens[index] for index in ids) == wanted else self._longest(wanted)
+
+    def _longest(self, wanted: bytes) -> list[int]:
+        ids: list[int] = []
+        while wanted:
+            sizes = range(min(len(wanted), 64), 0, -1)
+            found = next((self._ids[wanted[:size]] for size in sizes if wanted[:size] in self._ids), None)
+            if found is None:  # a byte that the vocabulary lacks
+                return ids
+            ids.append(found)
+            wanted = wanted[len(self.tokens[found]) :]
+        return ids
 
 
 class Guide:
@@ -188,6 +207,8 @@ class Guide:
         if not self._began and (first := self._guides.first):
             allowed_V[list(first)] = bits[list(first.values())]
             allowed_V[self._guides.barred] = False
+            if not allowed_V.any():  # where a space is forced, the mask has only the token that is dropped
+                allowed_V[list(first)] = [self._matcher.validate_tokens([own]) == 1 for own in first.values()]
         return torch.from_numpy(allowed_V)
 
     def add(self, token: int) -> None:
@@ -199,13 +220,21 @@ class Guide:
     def _check(self) -> None:
         if self._matcher.is_error():
             error = self._matcher.get_error().split("\n")[0]
-            raise Fault(f"the schema or regular expression demands too much work: {_short(error)}; make it simpler")
+            raise Fault(
+                f"what is demanded cannot be written: {_short(error)}; make the schema or the expression simpler"
+            )
 
 
-def _json_grammar(schema: Any) -> str:
+def _json_grammar(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=STYLE)
+
+
+def _regex_grammar(pattern: str) -> str:
+    from llguidance import LLMatcher, regex_to_lark
+
+    return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(pattern, 'd')}/")
 
 
 def _wrong(grammar: str) -> str:
@@ -216,28 +245,28 @@ def _wrong(grammar: str) -> str:
     return said[0].strip() if bad else ""
 
 
-def _regex_error(error: str, pattern: str) -> str:
-    """The reason, and the place where one is told: a line with the expression, under it a mark."""
+def _reason(error: str, pattern: str | None = None) -> str:
+    """The reason in one line, and the place where one is told: a line with the expression, under it a mark."""
     lines = error.split("\n")
     reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
     if reason is None:
         return _short(lines[0].partition("(in regex): ")[2] or lines[0])
     for line, mark in pairwise(lines):
-        if line == f"    {pattern}" and mark.strip().startswith("^"):
-            return f"{reason}, at character {mark.index('^') - 3}"
+        if mark.strip().startswith("^") and pattern in (line[4:], None):
+            where = f"at character {mark.index('^') - 3}"
+            return f"{reason}, {where}" if pattern else f"{reason}, {where} of {_short(line[4:])!r}"
     return reason
 
 
-def _place(schema: Any, error: str) -> str:
+def _place(schema: dict[str, Any], error: str) -> str:
     """Where in a bad schema the smallest part is that is bad for the same reason: ` at /properties/age`."""
-    shared = {key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema}
+    shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     path, tries = "", 0
     parts = _parts(schema)
     while (found := next(parts, None)) is not None and tries < SEARCHED:
         tries += 1
         step, part = found
-        whole = {**shared, **part} if isinstance(part, dict) else part
-        if not (isinstance(part, dict) and "$ref" in part) and _wrong(_json_grammar(whole)) == error:
+        if isinstance(part, dict) and "$ref" not in part and _wrong(_json_grammar({**shared, **part})) == error:
             path += step
             parts = _parts(part)
     return f" at {path}" if path else ""
@@ -259,4 +288,5 @@ def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split("\n"))
     return text if len(text) <= 80 else text[:77] + "…"
