@@ -106,7 +106,7 @@ def law_one(layout: str, codec: str, data: st.DataObject, steps: int) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(st.data())
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=12)
 def test_whatever_happens_to_a_batch_each_text_is_as_if_alone(layout, codec, data):
     law_one(layout, codec, data, steps=6)
 
@@ -115,7 +115,7 @@ def test_whatever_happens_to_a_batch_each_text_is_as_if_alone(layout, codec, dat
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=200)
 def test_law_one_swept(layout, codec, data):
     law_one(layout, codec, data, steps=12)
 

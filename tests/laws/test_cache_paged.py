@@ -145,7 +145,7 @@ TestPagedRows = PagedRows.TestCase
 
 
 class TestPagedRowsSwept(PagedRows.TestCase):
-    settings = settings(deadline=None, max_examples=300, stateful_step_count=40)
+    settings = settings(deadline=None, max_examples=1000, stateful_step_count=40)
 
 
 TestPagedRowsSwept = pytest.mark.sweep(TestPagedRowsSwept)
