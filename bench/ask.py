@@ -24,6 +24,7 @@ from openbook.book.retrieve import find
 from openbook.book.store import Book, open_book
 from openbook.home import home
 from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.decoding.draft import Draft
 from openbook.lm.encoder import load_encoder
 from openbook.lm.model import load_model
 from openbook.lm.weights.checkpoint import open_checkpoint
@@ -82,7 +83,7 @@ def one_branch(reader: Reader, question: str, passage: str, tokens: int) -> tupl
     model, began = reader.model, time.perf_counter()
     branch = Branch(Label("p1", "passage"), "p1", (passage,))
     rows = Branches(model, Framing(model.tokenizer, reader.settings.prompt), [branch], question, room=tokens)
-    steps = generate(Mixture([rows], Weights(torch.zeros(1).double().numpy())), Sampling(), (), tokens)
+    steps = generate(Mixture([rows], Weights(torch.zeros(1).double().numpy())), Sampling(), Draft(), tokens)
     written = [next(steps).token]
     first = time.perf_counter()
     written += [step.token for step in steps]

@@ -10,8 +10,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from openbook.errors import Fault
 
@@ -24,6 +30,11 @@ class BadOption(Fault):
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+def _one_or_more(value: Any) -> Any:
+    """A text alone, as a variable gives it, is a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 class Config(BaseSettings):
@@ -47,6 +58,14 @@ class Config(BaseSettings):
     temperature: Annotated[FiniteFloat, Field(ge=0)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     top_p: Annotated[Share, Field(gt=0)] | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    beams: Annotated[int, Field(ge=1, le=64)] | None = None
+    length_penalty: Annotated[FiniteFloat, Field(ge=-10, le=10)] | None = None
+    early_stopping: Literal["yes", "no", "never"] | None = None
+    stop: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_one_or_more)] = None
+    json_schema: Path | None = None
+    regex: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     lambda_knn: FiniteFloat | None = None
 

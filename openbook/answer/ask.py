@@ -11,7 +11,10 @@ from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
 from openbook.errors import Fault
+from openbook.lm.decoding.draft import Draft
+from openbook.lm.decoding.stops import Spelling, spelled
 from openbook.lm.model import LanguageModel, load_model
+from openbook.mix.beam import search
 from openbook.mix.decode import Step, generate
 from openbook.mix.evidence import Evidence
 from openbook.mix.reading import Reader, Reading
@@ -107,22 +110,38 @@ class _Writing:
         )
 
     def _write(self, reading: Reading) -> Generator[Token, None, tuple[list[Step], list[Token]]]:
-        settings, tokenizer, mixture = self.reader.settings, self.reader.model.tokenizer, reading.mixture
-        pieces, end = tokenizer.stream(), 0
+        """Each token as soon as its text is sure, and in the end the steps they come from."""
+        settings, tokenizer, end = self.reader.settings, self.reader.model.tokenizer, 0
         steps: list[Step] = []
         tokens: list[Token] = []
-        for step in generate(
-            mixture, settings.sampling, tokenizer.eos_ids, settings.max_tokens, fixed_prior=settings.beta == 0
-        ):
-            text = pieces.push(step.token)
-            token = token_of(step, text, end, mixture)
-            end += len(text)
+        for step, text in spelled(self._steps(reading), lambda step: step.token, Spelling(tokenizer, settings.stop)):
+            tokens.append(token_of(step, text, end, reading.mixture))
             steps.append(step)
-            tokens.append(token)
-            yield token
-        if tokens and (rest := pieces.flush()):  # the last character was cut: what there is of it
-            tokens[-1] = token_of(steps[-1], tokens[-1].text + rest, tokens[-1].span[0], mixture)
+            end += len(text)
+            yield tokens[-1]
         return steps, tokens
+
+    def _steps(self, reading: Reading) -> Iterator[Step]:
+        """The chosen tokens: one by one, or those of the best beam once it is found."""
+        settings, model, mixture = self.reader.settings, self.reader.model, reading.mixture
+        guide = None if settings.constraint is None else model.guides.guide(settings.constraint)
+        ends, penalty = model.tokenizer.eos_ids, settings.sampling.repetition_penalty
+        if settings.beams is None:
+            draft = Draft(ends, guide=guide)
+            fixed = settings.beta == 0
+            yield from generate(mixture, settings.sampling, draft, settings.max_tokens, fixed_prior=fixed)
+            fits = draft.fits
+        else:
+            spelling = Spelling(model.tokenizer, settings.stop) if settings.stop else None
+            draft = Draft(ends, guide=guide, spelling=spelling)
+            best = search(mixture, settings.beams, draft, settings.max_tokens, penalty=penalty)[0]
+            fits = best.fits
+            yield from best.steps
+        if settings.constraint is not None and not fits:
+            raise Fault(
+                f"the answer is not whole after {settings.max_tokens} tokens: it does not satisfy the "
+                f"{settings.constraint.name} yet; allow more tokens, or demand less"
+            )
 
     def _answer(self, reading: Reading | None, steps: list[Step], written: list[Token], withheld: str | None) -> Answer:
         reader = self.reader
@@ -130,7 +149,9 @@ class _Writing:
         if reading is not None and withheld is None:
             evidence = Evidence.of(reading.mixture.labels, reading.mixture.weights, steps)
         sources = sources_of(reading, evidence) if reading is not None else ()
-        text, tokens = trimmed(written)
+        # White space around an answer is nothing, unless the answer's form was demanded.
+        free = reader.settings.constraint is None
+        text, tokens = trimmed(written) if free else ("".join(t.text for t in written), tuple(written))
         return Answer(
             question=self.question,
             text=text,

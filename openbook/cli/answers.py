@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from openbook.answer.answer import Answer, Token
     from openbook.answer.terminal import Stream
     from openbook.config import Config
+    from openbook.lm.decoding.beam import Beams
+    from openbook.lm.decoding.constrain import Constraint
     from openbook.mix.reading import Reader
     from openbook.mix.settings import Settings
 
@@ -81,6 +83,46 @@ def ask(
         float | None,
         typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING),
     ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from those P times as likely as the likeliest.", rich_help_panel=WRITING),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            metavar="θ", help="Above 1 a word that was written is less likely again; else 1.", rich_help_panel=WRITING
+        ),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Search with N answers at once for the likeliest, 1 to 64.", rich_help_panel=WRITING
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(metavar="α", help="Of beams: above 0 favours longer answers; else 1.", rich_help_panel=WRITING),
+    ] = None,
+    early_stopping: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Of beams: yes at N ended answers, no while a longer may win, never before none can; else no.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End the answer before this text; more than once.", rich_help_panel=WRITING),
+    ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer in JSON of the schema in this file.", rich_help_panel=WRITING),
+    ] = None,
+    regex: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Answer with what this matches as a whole.", rich_help_panel=WRITING),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
     ] = None,
@@ -97,7 +139,9 @@ def ask(
     config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        precision=precision, lambda_knn=lambda_knn,
+        precision=precision, lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
+        length_penalty=length_penalty, early_stopping=early_stopping, stop=tuple(stop) if stop else None,
+        json_schema=json_schema, regex=regex,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -138,17 +182,51 @@ def why(
 
 def settings_of(config: Config) -> Settings:
     """How to ask: what was set over the library's defaults."""
-    from openbook.mix.decode import Sampling
+    from openbook.lm.decoding.sampling import Sampling
     from openbook.mix.settings import Settings
 
     def chosen(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
-    sampling = replace(Sampling(), **chosen("temperature", "top_k", "top_p", "seed"))
+    drawn = chosen("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop")
     settings = replace(
-        Settings(), sampling=sampling, **chosen("persistence", "passages", "max_tokens", "cap", "margin")
+        Settings(),
+        sampling=replace(Sampling(), **drawn),
+        beams=_beams(config),
+        constraint=_constraint(config),
+        **believed,
     )
     return replace(settings, margin=None) if config.anyway else settings
+
+
+def _beams(config: Config) -> Beams | None:
+    from openbook.lm.decoding.beam import Beams
+
+    if config.beams is None or config.beams == 1:
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(config, name) is not None:
+                raise Fault(f"{name} is of a search with beams; give beams=2 or more too, or leave it out")
+        return None
+    early = {None: False, "no": False, "yes": True, "never": "never"}[config.early_stopping]
+    penalty = Beams().length_penalty if config.length_penalty is None else config.length_penalty
+    return Beams(config.beams, penalty, early)  # type: ignore[arg-type]
+
+
+def _constraint(config: Config) -> Constraint | None:
+    from openbook.lm.decoding.constrain import LONGEST, Constraint
+
+    if config.json_schema is None:
+        return None if config.regex is None else Constraint("regex", config.regex)
+    if config.regex is not None:
+        raise Fault("a JSON schema and a regular expression are both demanded; give one of them")
+    path = config.json_schema.expanduser()
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+    except (OSError, ValueError) as error:
+        raise Fault(f"the JSON schema {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return Constraint("json_schema", text)
 
 
 def _reader(config: Config, docs: Path | None) -> Reader:
@@ -160,13 +238,14 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     from openbook.cli.models import here
 
     check_there(config, docs)
+    settings = settings_of(config)  # what cannot be asked is said before anything is read
     name = here(config.model or "smollm2")
     from openbook.lm.model import load_model
     from openbook.mix.reading import Reader
 
     model = load_model(name, precision=config.precision)
     book, encoder = open_for(config, docs)
-    return Reader(book, model, encoder, settings_of(config))
+    return Reader(book, model, encoder, settings)
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:

@@ -5,55 +5,14 @@ Shapes: S sources, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from openbook.errors import Fault
+from openbook.lm.decoding.draft import Draft
+from openbook.lm.decoding.sampling import Sampling as Sampling
 from openbook.mix.certificate import certify
 from openbook.mix.mixture import Mixture
 from openbook.mix.weights import Array
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen: temperature 0 is greedy; top-k and top-p cut the tail first; the seed fixes the rest."""
-
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise Fault(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise Fault(f"top-k is {self.top_k}; it must be 1 or more")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise Fault(f"top-p is {self.top_p}; it must be above 0 and at most 1")
-
-    def generator(self) -> torch.Generator:
-        """A fresh stream of random numbers from the seed."""
-        return torch.Generator().manual_seed(self.seed)
-
-    def pick(self, log_p_V: Tensor, generator: torch.Generator) -> int:
-        """One token id; draws exactly one number from `generator` unless greedy."""
-        if self.temperature == 0:
-            return int(log_p_V.argmax())
-        likeliest_first = log_p_V.double().cpu().sort(descending=True, stable=True)
-        tokens = likeliest_first.indices
-        # From the likeliest down, so that no temperature, however small, makes them all impossible.
-        log_p = ((likeliest_first.values - likeliest_first.values[0]) / self.temperature).log_softmax(0)
-        keep = len(log_p) if self.top_k is None else min(self.top_k, len(log_p))
-        if self.top_p is not None:
-            # The fewest likeliest tokens whose mass reaches top-p: those before which less than top-p had come.
-            before = log_p.exp().cumsum(0) - log_p.exp()
-            keep = min(keep, max(1, int((before < self.top_p).sum())))
-        p = log_p[:keep].softmax(0)
-        drawn = torch.rand(1, generator=generator, dtype=torch.float64)
-        return int(tokens[min(int((p.cumsum(0) <= drawn).sum()), keep - 1)])
 
 
 @dataclass(frozen=True)
@@ -68,22 +27,30 @@ class Step:
 
 
 def generate(
-    mixture: Mixture, sampling: Sampling, stop: Collection[int], max_tokens: int, *, fixed_prior: bool = False
+    mixture: Mixture, sampling: Sampling, draft: Draft, max_tokens: int, *, fixed_prior: bool = False
 ) -> Iterator[Step]:
-    """Tokens until one of `stop` (which is not given out) or `max_tokens`.
+    """Tokens until the draft is over, at most `max_tokens`; the draft says why. An end token is not given out.
 
-    With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and greedy choices, tokens are certified.
+    A repetition penalty and a constraint change what is chosen from the mixture, not the evidence: a step says what the
+    sources gave the token. The penalty counts what is written, not the prompts: they differ from source to source, and
+    hold the words an answer needs. With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and nothing
+    but greedy choices, tokens are certified.
     """
-    generator = sampling.generator()
-    certifiable = fixed_prior and mixture.weights.tau == 0 and sampling.temperature == 0
-    for index in range(max_tokens):
+    generator, penalty = sampling.generator(), sampling.repetition_penalty
+    greedy = sampling.temperature == 0 and penalty == 1 and draft.guide is None
+    certifiable = fixed_prior and mixture.weights.tau == 0 and greedy
+    for length in range(1, max_tokens + 1):
         log_mix_V = mixture.distribution()
-        token = sampling.pick(log_mix_V, generator)
-        if token in stop:
+        token = sampling.pick(draft.allow(log_mix_V, penalty), generator)
+        draft.add(token)
+        if draft.reason == "end":
             return
+        if draft.reason is None and length == max_tokens:
+            draft.reason = "limit"
         certified = None
         if certifiable:
             certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels)
         yield Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
-        if index + 1 < max_tokens:
-            mixture.advance(token)
+        if draft.reason is not None:
+            return
+        mixture.advance(token)

@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openbook.errors import Fault
-from openbook.mix.decode import Sampling
+from openbook.lm.decoding.beam import Beams
+from openbook.lm.decoding.constrain import Constraint
+from openbook.lm.decoding.generate import check_together
+from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.mixture import Weights
 from openbook.mix.prompt import Prompt
 from openbook.mix.weights import log_prior
+
+MOST_ROWS = 256
+"""Rows that one step may run, a beam times a source: each holds a passage's keys."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Settings:
     is τ: 0 Token, 1 Sequence. `beta`: how much the question's own likelihood under a passage refines the prior.
     `closed_share`: the model's own memory's share of the prior. `cap`: no source weighs more. `margin`: the bits by
     which the best passage must make the question likelier than the model alone does, else the answer is withheld;
-    None never withholds.
+    None never withholds. Tokens are chosen by `sampling`, or searched for by `beams`, up to a `stop` string; under a
+    `constraint` an answer satisfies it, or is a fault.
     """
 
     passages: int = 5
@@ -35,6 +42,9 @@ class Settings:
     margin: float | None = 5.0
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
+    beams: Beams | None = None
+    stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -46,6 +56,10 @@ class Settings:
             raise Fault(f"max tokens is {self.max_tokens}; it must be from 1 to 4096")
         if not self.beta >= 0 or not self.prior_temperature > 0:
             raise Fault(f"beta is {self.beta} and the prior's temperature {self.prior_temperature}; 0 or more, above 0")
+        if self.beams is not None and self.beams.width * (self.passages + 1) > MOST_ROWS:
+            rows = f"{self.beams.width} beams of {self.passages} passages and the closed book"
+            raise Fault(f"{rows} are more than {MOST_ROWS} rows to run at once; ask with fewer of either")
+        check_together(self.sampling, self.beams, self.stop, self.constraint)
         # What the weights refuse is refused here, before any work is done.
         Weights(np.zeros(1), self.persistence, self.cap)
         log_prior(np.zeros(1), self.closed_share)
@@ -73,4 +87,11 @@ class Settings:
             "temperature": self.sampling.temperature,
             "top_k": self.sampling.top_k,
             "top_p": self.sampling.top_p,
+            "min_p": self.sampling.min_p,
+            "repetition_penalty": self.sampling.repetition_penalty,
+            "beams": 1 if self.beams is None else self.beams.width,
+            "length_penalty": None if self.beams is None else self.beams.length_penalty,
+            "early_stopping": None if self.beams is None else self.beams.early_stopping,
+            "stop": list(self.stop),
+            "constraint": None if self.constraint is None else {self.constraint.kind: self.constraint.text},
         }

@@ -126,7 +126,7 @@ def test_every_answer_has_the_evidence_that_it_would_have_if_it_were_forced(
 @settings(deadline=None, max_examples=40)
 def test_one_beam_is_greedy(drawn: tuple[Chains, Weights], limit: int, alpha: float, early: bool) -> None:
     source, weights = drawn
-    greedy = list(generate(Mixture([source], weights), Sampling(), {END}, limit))
+    greedy = list(generate(Mixture([source], weights), Sampling(), Draft({END}), limit))
     (found,) = search(Mixture([source], weights), Beams(1, alpha, early), Draft({END}), limit)
     assert [step.token for step in found.steps] == [step.token for step in greedy]
 
@@ -217,6 +217,6 @@ def test_hypotheses_that_part_equal_branches_read_anew(tiny_model: LanguageModel
 
 def test_one_beam_of_branches_writes_what_generate_writes(tiny_model: LanguageModel) -> None:
     weights: Array = normalise(np.log([0.4, 0.3, 0.2, 0.1]))
-    greedy = generate(Mixture([branches(tiny_model, PASSAGES)], Weights(weights, 0.5)), Sampling(), (), 8)
+    greedy = generate(Mixture([branches(tiny_model, PASSAGES)], Weights(weights, 0.5)), Sampling(), Draft(), 8)
     (found,) = search(Mixture([branches(tiny_model, PASSAGES)], Weights(weights, 0.5)), Beams(1), Draft(), 8)
     assert [step.token for step in found.steps] == [step.token for step in greedy]

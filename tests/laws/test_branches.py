@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openbook.errors import Fault
 from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.decoding.draft import Draft
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing
@@ -81,7 +82,7 @@ def test_kept_rows_write_what_they_wrote_among_more(tiny_model):
     weights = Weights(normalise(np.log([0.6, 0.4])), tau=0.5)
 
     def write(rows):
-        return [s.token for s in generate(Mixture([rows], weights), Sampling(1.0, seed=4), (), 12)]
+        return [s.token for s in generate(Mixture([rows], weights), Sampling(1.0, seed=4), Draft(), 12)]
 
     more = Branches(tiny_model, framing, branches(passages), "How long?", room=16)
     more.keep([1, 3])

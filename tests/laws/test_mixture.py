@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import Fault
+from openbook.lm.decoding.draft import Draft
 from openbook.mix.certificate import certify
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.evidence import Evidence
@@ -191,7 +192,7 @@ def test_only_greedy_choices_under_weights_nobody_can_earn_are_certified():
 
     def certified(tau=0.0, temperature=0.0, fixed_prior=True):
         mixture = Mixture([source], Weights(np.log([0.4, 0.6]), tau))
-        steps = generate(mixture, Sampling(temperature), (), 1, fixed_prior=fixed_prior)
+        steps = generate(mixture, Sampling(temperature), Draft(), 1, fixed_prior=fixed_prior)
         return next(steps).certified
 
     assert certified() == 0  # 0.4·0.8 + 0.6·0.6 is less than what one bad passage of weight 0.4 turns, 0.4·1.8
@@ -227,7 +228,7 @@ def test_sampled_tokens_follow_the_distribution():
 @settings(deadline=None)
 def test_generation_stops_at_the_end_token_or_the_limit(source, limit):
     mixture = Mixture([source], Weights(normalise(np.zeros(len(source.labels)))))
-    steps = list(generate(mixture, Sampling(1.0), {END}, limit))
+    steps = list(generate(mixture, Sampling(1.0), Draft({END}), limit))
     assert len(steps) <= limit
     assert all(step.token != END for step in steps)
 
