@@ -106,7 +106,7 @@ def law_one(layout: str, codec: str, data: st.DataObject, steps: int) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(st.data())
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 def test_whatever_happens_to_a_batch_each_text_is_as_if_alone(layout, codec, data):
     law_one(layout, codec, data, steps=6)
 
