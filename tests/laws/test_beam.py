@@ -55,8 +55,8 @@ class Chain:
 
 
 @st.composite
-def chains(draw: st.DrawFn, texts: int = 1) -> Chain:
-    V = draw(st.integers(2, 4))
+def chains(draw: st.DrawFn, texts: int = 1, least: int = 2) -> Chain:
+    V = draw(st.integers(least, 4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     sharp = draw(st.sampled_from([0.3, 1.0, 3.0]))
     first = sharp * torch.randn(texts, V, generator=generator)
@@ -82,6 +82,42 @@ def test_with_a_beam_for_every_beginning_the_best_is_found(chain: Chain, limit: 
     written = (*best.tokens, END) if best.reason == "end" else best.tokens
     assert best.score == pytest.approx(chain.log_p(ranked[0]) / len(ranked[0]) ** alpha, abs=1e-5)
     assert chain.log_p(written) / len(written) ** alpha == pytest.approx(best.score, abs=1e-5)
+
+
+class Alternating:
+    """A guide that forbids a token after itself, and the end after an odd number of tokens."""
+
+    def __init__(self, tokens: tuple[int, ...] = ()) -> None:
+        self.tokens = tokens
+
+    accepting, complete = True, False
+
+    def fork(self) -> Alternating:
+        return Alternating(self.tokens)
+
+    def mask(self, vocabulary: int) -> Tensor:
+        return torch.tensor([self.allows(self.tokens, token) for token in range(vocabulary)])
+
+    def add(self, token: int) -> None:
+        self.tokens += (token,)
+
+    @staticmethod
+    def allows(tokens: tuple[int, ...], token: int) -> bool:
+        return tokens[-1:] != (token,) and (token != END or len(tokens) % 2 == 0)
+
+
+@given(chains(least=3), st.integers(1, 4), st.sampled_from([0.0, 1.0]))
+@settings(deadline=None, max_examples=40)
+def test_under_a_constraint_the_best_that_satisfies_it_is_found(chain: Chain, limit: int, alpha: float) -> None:
+    """Each hypothesis is held to it by itself; its score is the model's, not renormalised."""
+    V = chain.first_BV.shape[1]
+    fitting = [t for t in texts_of(V, limit) if all(Alternating.allows(t[:n], t[n]) for n in range(len(t)))]
+    scores = {text: chain.log_p(text) / len(text) ** alpha for text in fitting}
+    draft = Draft({END}, guide=Alternating())  # type: ignore[arg-type]
+    best = beam_search(chain, [draft], Beams(64, alpha, "never"), limit)[0][0]
+    written = (*best.tokens, END) if best.reason == "end" else best.tokens
+    assert best.score == pytest.approx(max(scores.values()), abs=1e-5)
+    assert scores[written] == pytest.approx(best.score, abs=1e-5)
 
 
 @given(chains(), st.integers(1, 3), st.sampled_from(KINDS))

@@ -112,6 +112,18 @@ def test_a_decoder_finds_what_transformers_finds(ends: Sequence[int], tmp_path: 
     assert reasons == ({"end", "limit"} if ends else {"limit"})
 
 
+def test_a_repetition_penalty_counts_as_transformers_counts_it(tmp_path: Path) -> None:
+    """On log-probabilities, the prompt among what was seen; it counts in the score."""
+    config = LlamaConfig(vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    oracle, checkpoint = pair(LlamaForCausalLM, config, tmp_path)
+    runner, text = TorchRunner(built(checkpoint)), TEXTS[0]
+    for way, penalty in itertools.product([(3, 1.0, False), (4, 0.0, "never"), (2, 2.0, True)], (0.7, 1.5)):
+        inputs = {"input_ids": torch.tensor([text]), "attention_mask": torch.ones(1, len(text), dtype=torch.long)}
+        tokens, scores = theirs(oracle, inputs, way, (END,), repetition_penalty=penalty)
+        draft = Draft((END,), seen=text)
+        same(beam_search(Text(runner, [text], LIMIT), [draft], Beams(*way), LIMIT, penalty=penalty), tokens, scores)
+
+
 READ = torch.randint(3, V, (2, 6), generator=torch.Generator().manual_seed(1))
 SEEN = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
 SEQ2SEQ = {
