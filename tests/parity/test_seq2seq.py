@@ -22,6 +22,8 @@ from transformers import (
     GenerationConfig,
     MBartConfig,
     MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -187,6 +189,7 @@ CASES: dict[str, tuple[Any, Any]] = {
         T5ForConditionalGeneration,
         T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     ),
+    "mt5": (MT5ForConditionalGeneration, MT5Config(**T5)),
     "t5, silu": (T5ForConditionalGeneration, T5Config(**T5, feed_forward_proj="gated-silu")),
 }
 
@@ -195,7 +198,7 @@ def models(case: str, folder: Path) -> tuple[Any, Seq2Seq, Checkpoint]:
     """transformers' model and ours, of one random checkpoint."""
     kind, config = CASES[case]
     oracle, checkpoint = pair(kind, config, folder)
-    if case == "t5 1.1":
+    if case in ("t5 1.1", "mt5"):
         oracle, checkpoint = untied(oracle, config, folder)
     if case == "bart":
         bias = torch.randn(1, V, generator=torch.Generator().manual_seed(6))
@@ -219,13 +222,24 @@ def test_a_bias_of_the_logits_that_was_never_stored_is_nought(tmp_path: Path) ->
     close(model.encode(READ).keys_values[0][0], memory.keys_values[0][0])
 
 
+def test_a_bart_that_was_saved_without_a_head_has_the_embedding_for_one(tmp_path: Path) -> None:
+    """As facebook/bart-base is: the class `BartModel`, its names without a prefix."""
+    oracle, model, _ = models("bart, scaled", tmp_path / "whole")
+    oracle.model.save_pretrained(tmp_path / "bare")
+    checkpoint = open_checkpoint(tmp_path / "bare")
+    assert checkpoint.spec == model.spec and isinstance(checkpoint.spec, Seq2SeqSpec)
+    bare = Seq2Seq.load(checkpoint.spec, checkpoint.state())
+    with torch.no_grad():
+        close(bare(WRITE, memory=bare.encode(READ)), oracle(input_ids=READ, decoder_input_ids=WRITE).logits)
+
+
 def untied(oracle: Any, config: Any, folder: Path) -> tuple[Any, Checkpoint]:
     """The checkpoint with a head of its own, as T5 1.1 was published; transformers 5 writes it tied, but reads it."""
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = torch.randn(V, M, generator=torch.Generator().manual_seed(5)) * M**-0.5
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     said = json.loads((folder / "config.json").read_text())
-    del said["scale_decoder_outputs"]
+    said.pop("scale_decoder_outputs", None)
     (folder / "config.json").write_text(json.dumps({**said, "tie_word_embeddings": False}))
     return type(oracle).from_pretrained(folder).eval(), open_checkpoint(folder)
 

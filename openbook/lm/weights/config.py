@@ -60,16 +60,17 @@ def words(text: str) -> frozenset[str]:
 
 # Fields that every config may carry and that say nothing about the arithmetic of inference.
 COMMON_HARMLESS = words(
-    """_name_or_path architectures attention_dropout bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    """_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled _name_or_path _num_labels architectures
+    attention_dropout attn_implementation bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id eos_token_ids exponential_decay_length_penalty finetuning_task
     forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_range is_llama_config
     label2id length_penalty max_length min_length model_type name_or_path no_repeat_ngram_size
-    num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores
-    pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
+    num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past
+    output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache"""
+    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache xla_device"""
 )
 
 
@@ -102,6 +103,13 @@ def spec_from_config(config: Mapping[str, Any]) -> Spec:
     fields = Fields(config, f"config.json of {architecture}")
     fields.only("add_cross_attention", False)
     fields.only("pruned_heads", {})
+    if (how := fields.take("quantization_config")) is not None:
+        method = how.get("quant_method") if isinstance(how, dict) else how
+        raise fields.fault(
+            "quantization_config",
+            f"says that the weights are quantised ({method!r}), which is read from GGUF alone; "
+            "take the checkpoint it was made from, or a GGUF file",
+        )
     return FAMILIES[architecture].build(fields)
 
 

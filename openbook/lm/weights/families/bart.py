@@ -16,8 +16,8 @@ from openbook.lm.weights.names import NameTable
 from openbook.lm.weights.recipes import Either, Leading, Plan, Value, Wanted
 
 HARMLESS = COMMON_HARMLESS | words(
-    """_num_labels activation_dropout classif_dropout classifier_dropout decoder_layerdrop dropout encoder_layerdrop
-    force_bos_token_to_be_generated init_std num_labels output_past save_step student_decoder_layers
+    """activation_dropout classif_dropout classifier_dropout decoder_layerdrop dropout encoder_layerdrop
+    force_bos_token_to_be_generated init_std replacing_rate save_step student_decoder_layers
     student_encoder_layers"""
 )
 OFFSET = 2  # rows of the table of positions before the first: fairseq counted from one past the padding id
@@ -76,9 +76,10 @@ BART = NameTable(
 )
 
 
-@family("BartForConditionalGeneration", model_type="bart", names=BART)
+@family("BartForConditionalGeneration", "BartModel", model_type="bart", names=BART)
 def bart(fields: Fields) -> Seq2SeqSpec:
-    """BART (Lewis 2019, arXiv 1910.13461): post-norm."""
+    """BART (Lewis 2019, arXiv 1910.13461): post-norm. Its base and large were released as `BartModel`: the head is the
+    embedding, and its bias not stored."""
     fields.only("normalize_before", False)
     fields.only("add_final_layer_norm", False)
     return _seq2seq(fields, "post", start=2)

@@ -14,9 +14,9 @@ from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
 
 HARMLESS = COMMON_HARMLESS | words(
-    """_num_labels attention_probs_dropout_prob classifier_dropout directionality dropout hidden_dropout_prob
-    num_labels output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
-    pooler_type qa_dropout seq_classif_dropout sinusoidal_pos_embds tie_word_embeddings"""
+    """attention_probs_dropout_prob classifier_dropout directionality dropout hidden_dropout_prob pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type qa_dropout seq_classif_dropout
+    sinusoidal_pos_embds tie_weights_ tie_word_embeddings"""
 )
 MOST_LABELS = 1 << 16
 

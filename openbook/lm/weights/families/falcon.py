@@ -50,9 +50,9 @@ def falcon(fields: Fields) -> ModelSpec:
         qkv_bias=bias,
         out_bias=bias,
     )
-    feed_forward = FeedForwardSpec(
-        fields.whole("ffn_hidden_size", 4 * width), activation(fields, "gelu", "activation"), gated=False, bias=bias
-    )
+    inner = fields.whole("ffn_hidden_size", 4 * width)
+    fields.only("ff_factor", inner / width)  # Falcon 2's other way to say it
+    feed_forward = FeedForwardSpec(inner, activation(fields, "gelu", "activation"), gated=False, bias=bias)
     count = layer_count(fields)
     return decoder(
         fields,

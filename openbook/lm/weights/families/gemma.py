@@ -47,6 +47,7 @@ def gemma2(fields: Fields) -> ModelSpec:
     )
     sliding = sliding_layers(fields, [index % 2 == 0 for index in range(layer_count(fields))])
     local = replace(attention, window=fields.whole("sliding_window", 4096))
+    fields.only("sliding_window_size", local.window)  # its name in the first configs of 9B and 27B, beside the other
     layers = [local if slides else attention for slides in sliding]
     return _gemma(fields, layers, _feed_forward(fields), "sandwich", 8192, logit_cap=final)
 

@@ -26,11 +26,11 @@ GPT2 = NameTable(
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
 )
 
-# Dropout is of training; the summary is the head of another model; reorder_and_upcast_attn multiplies by the scale
-# before q·k and takes the softmax in fp32, which changes rounding alone.
+# Dropout is of training; the summary, and special tokens to predict, are of the head of another model;
+# reorder_and_upcast_attn multiplies by the scale before q·k and takes the softmax in fp32: that changes rounding alone.
 HARMLESS = words(
-    """attn_pdrop embd_pdrop resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type
-    summary_use_proj reorder_and_upcast_attn"""
+    """attn_pdrop embd_pdrop predict_special_tokens reorder_and_upcast_attn resid_pdrop summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj"""
 )
 
 
@@ -56,6 +56,7 @@ def gpt2(fields: Fields) -> ModelSpec:
 
     positions = fields.whole("n_positions", 1024)
     fields.only("n_ctx", positions)
+    fields.only("n_special", 0)  # tokens past the vocabulary, in the first GPT
     spec = ModelSpec(
         vocabulary=fields.whole("vocab_size"),
         width=width,

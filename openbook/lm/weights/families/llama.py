@@ -19,6 +19,8 @@ def llama(fields: Fields) -> ModelSpec:
     """Llama 1–3 (2302.13971, 2407.21783), SmolLM2, TinyLlama."""
     fields.only("pretraining_tp", 1)
     fields.only("rope_interleaved", False)
+    fields.only("activation", "swiglu")  # Falcon 3's other word for hidden_act and the gate
+    fields.only("max_sequence_length", fields.whole("max_position_embeddings", 2048))  # Llama 1's
     heads, kv_heads, head_dim = head_counts(fields)
     norm = NormSpec("rms", fields.real("rms_norm_eps", 1e-6))
     bias, count = fields.flag("attention_bias", False), layer_count(fields)

@@ -28,6 +28,8 @@ def phi3(fields: Fields) -> ModelSpec:
     """Phi-3 (2404.14219); "su" and "yarn" are its early names of longrope."""
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         fields.only(name, False)
+    for name in ("full_attn_mod", "interpolate_factor"):  # in the config of Phi-4-mini, and in no code
+        fields.only(name, 1)
     heads, kv_heads, head_dim = head_counts(fields)
     norm, count = NormSpec("rms", fields.real("rms_norm_eps", 1e-5)), layer_count(fields)
     renamed = {"su": "longrope", "yarn": "longrope"}

@@ -9,9 +9,7 @@ from openbook.lm.weights.fields import Fields
 from openbook.lm.weights.names import NameTable
 from openbook.lm.weights.recipes import Either, Value
 
-HARMLESS = COMMON_HARMLESS | words(
-    """_num_labels classifier_dropout dropout_rate initializer_factor num_labels output_past"""
-)
+HARMLESS = COMMON_HARMLESS | words("classifier_dropout dropout_rate initializer_factor")
 
 
 def _side(side: str) -> dict[str, Value]:
@@ -60,19 +58,30 @@ T5 = NameTable(
 
 @family("T5ForConditionalGeneration", model_type="t5", names=T5)
 def t5(fields: Fields) -> Seq2SeqSpec:
-    """T5 (Raffel 2020, arXiv 1910.10683) and T5 1.1 (Flan-T5, mT5's shape): gated, and with a head of its own.
+    """T5 (Raffel 2020, arXiv 1910.10683) and T5 1.1 (Flan-T5): gated, and with a head of its own.
 
     1.0 uses the embedding as its head and multiplies hidden states by M^−½ before it; `tie_word_embeddings` says
     which of the two it is, or `scale_decoder_outputs` in configs that transformers 5 wrote.
     """
+    return _seq2seq(fields, fields.flag("scale_decoder_outputs", fields.flag("tie_word_embeddings", True)), "relu")
+
+
+@family("MT5ForConditionalGeneration", model_type="mt5", names=T5)
+def mt5(fields: Fields) -> Seq2SeqSpec:
+    """mT5 (Xue 2020, arXiv 2010.11934): T5 1.1 in 101 languages, whatever the config says of a tied head."""
+    fields.flag("tie_word_embeddings", True)
+    return _seq2seq(fields, False, "gated-gelu")
+
+
+def _seq2seq(fields: Fields, scaled: bool, proj: str) -> Seq2SeqSpec:
+    """`scaled` says whether the head is the embedding after M^−½; `proj` is the feed-forward where none is said."""
     fields.only("is_encoder_decoder", True)
     fields.only("is_decoder", False)
     layers = layer_count(fields, "num_layers")
     fields.only("num_hidden_layers", layers)
     tall = layer_count(fields, "num_decoder_layers") if fields.take("num_decoder_layers") is not None else layers
-    scaled = fields.flag("scale_decoder_outputs", fields.flag("tie_word_embeddings", True))
     width, norm = fields.whole("d_model"), NormSpec("rms", fields.real("layer_norm_epsilon", 1e-6))
-    feed_forward = _feed_forward(fields)
+    feed_forward = _feed_forward(fields, proj)
     longest = fields.whole("n_positions", 512)  # what it was trained on; its distances have no end
 
     def stack(count: int, decodes: bool) -> ModelSpec:
@@ -113,9 +122,9 @@ def _attention(fields: Fields, causal: bool) -> tuple[AttentionSpec, AttentionSp
     )
 
 
-def _feed_forward(fields: Fields) -> FeedForwardSpec:
+def _feed_forward(fields: Fields, default: str) -> FeedForwardSpec:
     """`feed_forward_proj` is an activation, or `gated-` and one; in `gated-gelu` GELU is the one by tanh."""
-    value = fields.take("feed_forward_proj", "relu")
+    value = fields.take("feed_forward_proj", default)
     gated = isinstance(value, str) and value.startswith("gated-")
     name = "gelu_new" if value == "gated-gelu" else value.removeprefix("gated-") if isinstance(value, str) else ""
     if name not in ACTIVATIONS:
