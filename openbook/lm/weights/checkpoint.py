@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -148,10 +148,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _open_gguf(path: Path) -> Checkpoint:
     file = GGUFFile.open(path)
+    _whole(path, file.metadata)
     spec = _at(path, lambda: spec_from_gguf(file.metadata, file.tensors, file.tensor))
     shapes = {name: info.shape for name, info in file.tensors.items()}
     made = match(spec, family_of(file.metadata).names, shapes, path)
     return Checkpoint(path, _name(path.parent, path.stem), "gguf", spec, file, made)
+
+
+def _whole(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp keeps in GGUF besides whole models: a part of one, an adapter, eyes for one."""
+    count, number, kind = metadata.get("split.count"), metadata.get("split.no"), metadata.get("general.type", "model")
+    if isinstance(count, int) and count > 1:
+        part = f"{number + 1} of {count}" if isinstance(number, int) else f"one of {count}"
+        raise Fault(
+            f"{path} is part {part} of a split GGUF; join them with llama.cpp: "
+            "llama-gguf-split --merge FIRST-PART JOINED.gguf, and give the joined file"
+        )
+    if kind != "model":
+        raise Fault(f"{path} holds {repr(kind)[:80]}, not a whole model; give the model's own file")
 
 
 def _open_folder(path: Path) -> Checkpoint:

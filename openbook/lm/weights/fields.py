@@ -78,7 +78,8 @@ class Fields:
         """Require the field to be absent or one of `allowed`: the values that leave the arithmetic as it is."""
         value = self.take(name)
         if value is not None and value not in allowed:
-            raise self.fault(name, f"is {value!r}, which is not supported; only {', '.join(map(repr, allowed))} is")
+            rest = f"only {', '.join(map(repr, allowed))} is" if allowed else "only a model without it is"
+            raise self.fault(name, f"is {value!r}, which is not supported; {rest}")
 
     def finish(self, harmless: Iterable[str]) -> None:
         """Refuse the first field that was neither read nor is `harmless`."""

@@ -86,6 +86,8 @@ def gemma3(fields: Fields, tensors: Tensors, load: Load | None) -> ModelSpec:
     base = fields.real("rope.freq_base_swa", 10_000.0)
     local = replace(attention, window=fields.whole("attention.sliding_window"), rope=RopeSpec(base))
     fields.only("attention.sliding_window_pattern", 6)
+    for name in ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"):
+        fields.only(name, attention.head_dim)
     cap = fields.real("final_logit_softcapping", 0.0)
     return _gemma(fields, tensors, [*[local] * 5, attention], logit_cap=cap or None)
 
@@ -219,6 +221,8 @@ def _gated(fields: Fields, tensors: Tensors) -> FeedForwardSpec:
 
 def _experts(fields: Fields, width: int, renormalise: bool) -> ExpertsSpec:
     count, active = fields.whole("expert_count"), fields.whole("expert_used_count")
+    fields.only("expert_feed_forward_length", width)
+    fields.only("expert_gating_func", 1)  # softmax
     fields.only("expert_shared_count", 0)
     fields.only("expert_weights_norm", renormalise)
     fields.only("expert_weights_scale", 1.0)

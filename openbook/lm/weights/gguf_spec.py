@@ -103,7 +103,12 @@ def rope(fields: Fields, dim: int, tensors: Tensors, load: Load | None) -> RopeS
     if kind == "yarn":
         length = fields.whole("rope.scaling.original_context_length")
         table = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0  # YaRN, section 3.4
-        scaling = rule("yarn", factor=factor, original=length, table_factor=table)
+        fields.only("rope.scaling.yarn_ext_factor", 1.0)
+        fields.only("rope.scaling.yarn_attn_factor", 1.0)
+        fast, slow = (
+            fields.real(f"rope.scaling.yarn_beta_{name}", turns) for name, turns in (("fast", 32.0), ("slow", 1.0))
+        )
+        scaling = rule("yarn", factor=factor, original=length, table_factor=table, fast=fast, slow=slow)
     if ROPE_FACTORS not in tensors:
         return RopeSpec(base, scaling, part)
     if scaling is not None:

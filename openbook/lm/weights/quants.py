@@ -61,7 +61,8 @@ def kind_of(number: int) -> Quant:
     """The kind with this `ggml_type` number; a `Fault` names one that is not read, and those that are."""
     name = KIND_NAMES.get(number, f"number {number}")
     if name not in QUANTS:
-        raise Fault(f"tensor kind {name} is not supported; openbook reads {', '.join(sorted(QUANTS))}")
+        read = ", ".join(sorted(QUANTS))
+        raise Fault(f"tensor kind {name} is not supported; take a file of the model whose kinds are among {read}")
     return QUANTS[name]
 
 
