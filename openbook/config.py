@@ -48,6 +48,8 @@ class Config(BaseSettings):
     model: str | None = None
     encoder: str | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    kv_layout: Literal["auto", "dense", "ring", "paged"] = "auto"
+    kv_codec: Literal["raw", "int8", "int4"] = "raw"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     persistence: Share | None = None
     passages: Annotated[int, Field(ge=1, le=64)] | None = None

@@ -126,9 +126,9 @@ def ask(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.", rich_help_panel=WRITING)
-    ] = None,
+    precision: options.Precision = None,
+    kv_codec: options.KvCodec = None,
+    kv_layout: options.KvLayout = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
 ) -> None:
@@ -139,7 +139,8 @@ def ask(
     config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        precision=precision, lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
+        precision=precision, kv_codec=kv_codec, kv_layout=kv_layout,
+        lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
         length_penalty=length_penalty, early_stopping=early_stopping, stop=tuple(stop) if stop else None,
         json_schema=json_schema, regex=regex,
     )  # fmt: skip
@@ -240,10 +241,9 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     check_there(config, docs)
     settings = settings_of(config)  # what cannot be asked is said before anything is read
     name = here(config.model or "smollm2")
-    from openbook.lm.model import load_model
     from openbook.mix.reading import Reader
 
-    model = load_model(name, precision=config.precision)
+    model = options.model_of(config, name)
     book, encoder = open_for(config, docs)
     return Reader(book, model, encoder, settings)
 

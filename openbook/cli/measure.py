@@ -35,12 +35,18 @@ def qa(
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
-    precision: Annotated[str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.")] = None,
+    precision: options.Precision = None,
+    kv_codec: options.KvCodec = None,
     as_json: options.AsJson = False,
 ) -> None:
     """The paragraphs as a book, its questions in every way: closed book, one passage, concatenated, mixed."""
     config = options.configure(
-        model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, precision=precision
+        model=model,
+        passages=passages,
+        persistence=persistence,
+        max_tokens=max_tokens,
+        precision=precision,
+        kv_codec=kv_codec,
     )
     from openbook.measure.squad import book_of, read_squad
 
@@ -53,11 +59,10 @@ def qa(
     from openbook.cli.models import here
 
     name = here(config.model or "smollm2")
-    from openbook.lm.model import load_model
     from openbook.measure.qa import measure, table
     from openbook.mix.reading import Reader
 
-    reader = Reader(book, load_model(name, precision=config.precision), embedder, settings_of(config))
+    reader = Reader(book, options.model_of(config, name), embedder, settings_of(config))
     asked = data.sample(questions, skip=skip)
     outcomes = []
     with progress_bar() as progress:

@@ -10,8 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from openbook.config import Config
+    from openbook.lm.model import LanguageModel
 
-OUTPUT = "Output"
+OUTPUT, MODEL = "Output", "How the model runs"
 
 # An empty metavar keeps typer from writing <bool> beside a flag.
 Book = Annotated[Path | None, typer.Option("--book", "-b", metavar="DIR", help="The book's folder; else ./.openbook.")]
@@ -19,11 +20,30 @@ Docs = Annotated[
     Path | None,
     typer.Option("--docs", "-d", metavar="PATH", help="A folder or file: make or refresh a book for it, and use that."),
 ]
+Precision = Annotated[
+    str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.", rich_help_panel=MODEL)
+]
+KvCodec = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Keep keys and values raw, in int8 or int4; else raw.", rich_help_panel=MODEL),
+]
+KvLayout = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Keep them dense, in a ring or paged; else auto.", rich_help_panel=MODEL),
+]
 AsJson = Annotated[bool, typer.Option("--json", metavar="", help="One JSON document instead.", rich_help_panel=OUTPUT)]
 Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write the evidence to a web page.", rich_help_panel=OUTPUT),
 ]
+
+
+def model_of(config: Config, name: str) -> LanguageModel:
+    """The model of this name or path, run as the settings say."""
+    from openbook.lm.cache.make import CacheSpec
+    from openbook.lm.model import load_model
+
+    return load_model(name, precision=config.precision, cache=CacheSpec(config.kv_layout, config.kv_codec))
 
 
 def configure(**given: Any) -> Config:

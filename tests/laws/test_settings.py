@@ -24,6 +24,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "margin": st.floats(-100, 100),
     "temperature": st.floats(0, 3),
     "precision": st.sampled_from(["auto", "bf16", "fp32"]),
+    "kv_codec": st.sampled_from(["raw", "int8", "int4"]),
+    "kv_layout": st.sampled_from(["auto", "dense", "ring", "paged"]),
     "threads": st.integers(1, 64),
     "anyway": st.booleans(),
 }
