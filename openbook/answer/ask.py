@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 
@@ -125,15 +126,14 @@ class _Writing:
         """The chosen tokens: one by one, or those of the best beam once it is found."""
         settings, model, mixture = self.reader.settings, self.reader.model, reading.mixture
         guide = None if settings.constraint is None else model.guides.guide(settings.constraint)
-        ends, penalty = model.tokenizer.eos_ids, settings.sampling.repetition_penalty
+        penalty, even = settings.sampling.repetition_penalty, -math.log(model.spec.vocabulary)
+        draft = Draft(model.tokenizer.eos_ids, zero=even, guide=guide)
         if settings.beams is None:
-            draft = Draft(ends, guide=guide)
             fixed = settings.beta == 0
             yield from generate(mixture, settings.sampling, draft, settings.max_tokens, fixed_prior=fixed)
             fits = draft.fits
         else:
-            spelling = Spelling(model.tokenizer, settings.stop) if settings.stop else None
-            draft = Draft(ends, guide=guide, spelling=spelling)
+            draft.spelling = Spelling(model.tokenizer, settings.stop) if settings.stop else None
             best = search(mixture, settings.beams, draft, settings.max_tokens, penalty=penalty)[0]
             fits = best.fits
             yield from best.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,19 @@ def test_a_penalty_counts_what_was_seen_before_and_what_is_written() -> None:
     assert written(1.5) == [1, 2, 1, 1]  # 2.0/1.5 = 1.33 and 1.9/1.5 = 1.27, both above 1.0
     assert written(3.0) == [1, 2, 3, 1]
     assert written(3.0, seen=[1]) == [2, 3, 1, 1]
+
+
+def test_a_penalty_reaches_what_is_nearly_certain() -> None:
+    """Of a mixture there are only log-probabilities: counted from 0 a loop at p = 0.99 could not be left."""
+    p_V = torch.full((1000,), 0.001 / 998)
+    p_V[0], p_V[1] = 0.99, 0.009
+
+    def next_token(zero: float, penalty: float) -> int:
+        return int(Draft(seen={0}, zero=zero).allow(p_V.log(), penalty).argmax())
+
+    even = -math.log(1000)
+    assert next_token(0.0, 3.0) == 0 and next_token(even, 2.0) == 0 and next_token(even, 3.5) == 1
+    torch.testing.assert_close(Draft(seen={5}, zero=even).allow(p_V.log(), 3.5)[0], p_V.log()[0])
 
 
 @given(st.lists(WORDS, max_size=3), st.lists(st.integers(0, 255), max_size=30), WORDS)

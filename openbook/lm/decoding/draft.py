@@ -22,9 +22,11 @@ Reason = Literal["end", "stop", "complete", "limit"]
 class Draft:
     """The rules of one text and where it stands under them. A draft serves one text; `fork` it for another.
 
-    `ends` are the tokens that end it, `seen` those that a repetition penalty counts besides what is written. `guide`
-    narrows what may come next; `spelling` finds stop strings. `reason` says why it is over: "end" (an end token),
-    "stop" (a stop string), "complete" (the constraint allows nothing more), "limit"; None while it is not.
+    `ends` are the tokens that end it, `seen` those that a repetition penalty counts besides what is written. The
+    penalty pulls scores towards `zero`: 0 for logits; −log V, an even chance, for log-probabilities, of which a likely
+    token's is nearly 0 already. `guide` narrows what may come next; `spelling` finds stop strings. `reason` says why it
+    is over: "end" (an end token), "stop" (a stop string), "complete" (the constraint allows nothing more), "limit";
+    None while it is not.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Draft:
         ends: Collection[int] = (),
         *,
         seen: Collection[int] = (),
+        zero: float = 0.0,
         guide: Guide | None = None,
         spelling: Spelling | None = None,
     ) -> None:
         self.ends = frozenset(ends)
         self.seen = frozenset(seen)
+        self.zero = zero
         self.guide, self.spelling = guide, spelling
         self.reason: Reason | None = None
 
@@ -47,7 +51,8 @@ class Draft:
 
     def allow(self, scores_V: Tensor, penalty: float = 1.0) -> Tensor:
         """The scores of what may come next: tokens seen before penalised, what the constraint forbids at −∞."""
-        scores_V = penalise(scores_V, self.seen, penalty)
+        if penalty != 1:
+            scores_V = penalise(scores_V - self.zero, self.seen, penalty) + self.zero
         if self.guide is None:
             return scores_V
         allowed_V = self.guide.mask(len(scores_V)).to(scores_V.device)
