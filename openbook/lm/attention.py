@@ -22,7 +22,8 @@ def visible(q_positions_BT: Tensor, k_positions_BS: Tensor, spec: AttentionSpec)
     A key is seen if it holds something, is not later than the query where `causal`, and where a window W is set
     lies within it: `q − k < W`, so W counts the query itself (Mistral, arXiv 2310.06825); without `causal` the
     window reaches as far to both sides. Pinned first positions are seen past the window, at the positions they have:
-    they are not StreamingLLM's, whose sinks move along. Then each further rule narrows.
+    they are not StreamingLLM's, whose sinks move along. Then each further rule narrows; a query that rules leave
+    nothing sees itself.
     """
     q_BT1, k_B1S = q_positions_BT[:, :, None], k_positions_BS[:, None, :]
     distance = q_BT1 - k_B1S
@@ -33,6 +34,8 @@ def visible(q_positions_BT: Tensor, k_positions_BS: Tensor, spec: AttentionSpec)
         seen = seen & (((distance < spec.window) & (distance > -spec.window)) | (k_B1S < spec.pinned))
     for rule in spec.rules:
         seen = seen & mask_rule.call(rule, q_BT1, k_B1S)
+    if spec.rules:  # else it would be shown all (`additive`), later keys and another cache's empty columns too
+        seen = seen | ((distance == 0) & ~seen.any(-1, keepdim=True))
     return seen
 
 

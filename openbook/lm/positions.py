@@ -7,12 +7,13 @@ model width. Tables are made in fp32 whatever the model's dtype.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from openbook.lm.rules import mask_rule, position_bias, require, rope_scaling
+from openbook.lm.rules import SpecError, mask_rule, position_bias, require, rope_scaling
 from openbook.lm.spec import RopeSpec
 
 
@@ -33,6 +34,29 @@ def frequencies(rope: RopeSpec, head_dim: int, longest: int) -> tuple[Tensor, fl
         return plain(rope.base, dims), 1.0
     scaled: tuple[Tensor, float] = rope_scaling.call(rope.scaling, rope, dims, longest)
     return scaled
+
+
+MOST_DIMS = 1 << 16  # of a head; a scaling of more is not tried before the weights say that it is so
+
+
+@lru_cache(maxsize=256)
+def check_scaling(rope: RopeSpec, head_dim: int) -> None:
+    """Refuse a scaling that does not give every pair of a head a frequency, short text or long."""
+    dims, scaling = head_dim if rope.dims is None else rope.dims, rope.scaling
+    if scaling is None or dims > MOST_DIMS:
+        return
+    for longest in (1, 1 << 20):
+        try:
+            with torch.device("cpu"):
+                f, factor = frequencies(rope, head_dim, longest)
+        except SpecError:
+            raise
+        except (ArithmeticError, ValueError) as error:
+            raise SpecError(f"rope scaling {scaling.name} of {dims} dimensions cannot be computed: {error}") from error
+        require(
+            f.shape == (dims // 2,) and bool(f.isfinite().all()) and math.isfinite(factor),
+            f"rope scaling {scaling.name} does not give each pair of {dims} dimensions a finite frequency",
+        )
 
 
 def plain(base: float, dims: int) -> Tensor:
@@ -63,17 +87,19 @@ def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
-def _positive_factor(*, factor: float, **_: object) -> None:
-    require(factor > 0, f"rope scaling factor is {factor}; it must be above 0")
+def _positive(**numbers: float | bool | tuple[float, ...]) -> None:
+    for name, number in numbers.items():
+        least = min(number, default=0) if isinstance(number, tuple) else number
+        require(isinstance(number, bool) or least > 0, f"rope scaling has {name} {number}; it must be above 0")
 
 
-@rope_scaling("linear", check=_positive_factor)
+@rope_scaling("linear", check=_positive)
 def linear(rope: RopeSpec, dims: int, longest: int, *, factor: float) -> tuple[Tensor, float]:
     """Positions interpolated: every frequency divided by `factor` (Chen 2023, arXiv 2306.15595)."""
     return plain(rope.base, dims) / factor, 1.0
 
 
-@rope_scaling("dynamic", check=_positive_factor)
+@rope_scaling("dynamic", check=_positive)
 def dynamic(rope: RopeSpec, dims: int, longest: int, *, factor: float, original: int) -> tuple[Tensor, float]:
     """NTK-aware scaling of the base, only as far as the text is longer than `original` positions.
 
@@ -86,7 +112,7 @@ def dynamic(rope: RopeSpec, dims: int, longest: int, *, factor: float, original:
 
 
 def _llama3_bands(*, factor: float, low: float, high: float, original: int) -> None:
-    _positive_factor(factor=factor)
+    _positive(factor=factor, original=original)
     require(high > low, f"llama3 rope scaling needs high ({high}) above low ({low})")
 
 
@@ -102,7 +128,7 @@ def llama3(
     return (1 - keep) * f / factor + keep * f, 1.0
 
 
-@rope_scaling("yarn", check=_positive_factor)
+@rope_scaling("yarn", check=_positive)
 def yarn(
     rope: RopeSpec,
     dims: int,
@@ -131,12 +157,7 @@ def yarn(
     return f / factor * divide + f * (1 - divide), table_factor
 
 
-def _longrope_factors(*, short: tuple[float, ...], long: tuple[float, ...], **_: object) -> None:
-    require(len(short) == len(long), f"longrope has {len(short)} short factors and {len(long)} long ones")
-    require(min(*short, *long) > 0, "longrope factors must be above 0")
-
-
-@rope_scaling("longrope", check=_longrope_factors)
+@rope_scaling("longrope", check=_positive)
 def longrope(
     rope: RopeSpec,
     dims: int,
@@ -161,7 +182,7 @@ def chunked(q_BT1: Tensor, k_B1S: Tensor, *, size: int) -> Tensor:
 
 
 class Alibi(nn.Module):
-    """`−m_h · distance`, slopes m_h a geometric series over the heads (Press 2022, arXiv 2108.12409)."""
+    """`−m_h · |q − k|`, slopes m_h a geometric series over the heads (Press 2022, arXiv 2108.12409)."""
 
     def __init__(self, heads: int, scale: float) -> None:
         super().__init__()
@@ -169,7 +190,7 @@ class Alibi(nn.Module):
 
     def forward(self, distance_BTS: Tensor) -> Tensor:
         slopes_H11 = torch.tensor(self.slopes, device=distance_BTS.device)[:, None, None]
-        return -slopes_H11 * distance_BTS[:, None].float()
+        return -slopes_H11 * distance_BTS[:, None].abs().float()
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -12,6 +12,8 @@ A `Rule` names one with its parameters, so that it stands in a frozen spec, is c
 from __future__ import annotations
 
 import inspect
+import math
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +32,23 @@ def require(holds: bool, problem: str) -> None:
     """Refuse a description: raise `SpecError(problem)` unless `holds`."""
     if not holds:
         raise SpecError(problem)
+
+
+MOST = 3e38
+"""What fp32 can hold, nearly."""
+
+
+def finite(**numbers: float | None) -> None:
+    """Refuse numbers that fp32 has no room for; NaN is one. None stands for a default."""
+    for name, number in numbers.items():
+        require(number is None or abs(number) <= MOST, f"{name} is {number}; it must be a finite number")
+
+
+def one_of(kinds: object, **names: str) -> None:
+    """Refuse names that are not of this `Literal`."""
+    for field, name in names.items():
+        known = typing.get_args(kinds)
+        require(name in known, f"{field} is {name!r}; it must be one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,10 @@ class Registry:
             + (f"; missing: {', '.join(sorted(missing))}" if missing else "")
             + (f"; unknown: {', '.join(sorted(unknown))}" if unknown else ""),
         )
+        kinds = _annotations(self._functions[given.name])
+        for name, value in values.items():
+            kind, fits = _KINDS.get(kinds.get(name), ("", None))
+            require(fits is None or fits(value), f"{name} of the {self.kind} {given.name} is {value!r}; give {kind}")
         if given.name in self._checks:
             self._checks[given.name](**values)
 
@@ -96,6 +119,26 @@ class Registry:
         """The rule's function of these arguments and its parameters."""
         return self._functions[given.name](*arguments, **dict(given.parameters))
 
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's parameters; none where its author wrote what cannot be looked up."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What a parameter may be, by its annotation. Values come from configs, so they may be of any kind.
+_KINDS: dict[object, tuple[str, Callable[[Any], bool] | None]] = {
+    float: ("a finite number", _number),
+    int: ("a whole number", lambda value: type(value) is int),
+    bool: ("true or false", lambda value: type(value) is bool),
+    tuple[float, ...]: ("a list of finite numbers", lambda value: type(value) is tuple and all(map(_number, value))),
+}
 
 mask_rule = Registry("mask rule")
 """`f(q_BT1, k_B1S, **parameters) -> bool [B, T, S]`, positions in; may only narrow what is seen."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from openbook.lm.rules import Rule, SpecError, mask_rule, position_bias, require, rope_scaling
+from openbook.lm.rules import Rule, SpecError, finite, mask_rule, one_of, position_bias, require, rope_scaling
 
 __all__ = [
     "AttentionSpec",
@@ -44,6 +44,7 @@ class RopeSpec:
     dims: int | None = None
 
     def __post_init__(self) -> None:
+        finite(**{"rope base": self.base})
         require(self.base > 1, f"rope base is {self.base}; it must be above 1")
         require(
             self.dims is None or (self.dims >= 2 and self.dims % 2 == 0),
@@ -65,7 +66,10 @@ class NormSpec:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        one_of(Literal["rms", "layer"], norm=self.kind)
+        finite(**{"norm epsilon": self.epsilon, "norm offset": self.offset})
         require(self.epsilon >= 0, f"norm epsilon is {self.epsilon}; it must be 0 or more")
+        require(self.kind == "rms" or not self.offset, "only RMSNorm's weight has an offset; set offset=0")
 
     @property
     def has_bias(self) -> bool:
@@ -83,6 +87,8 @@ class QKNormSpec:
     place: Literal["before_rope", "after_rope"] = "before_rope"
 
     def __post_init__(self) -> None:
+        one_of(Literal["head", "projection"], over=self.over)
+        one_of(Literal["before_rope", "after_rope"], place=self.place)
         require(
             self.over == "head" or self.place == "before_rope",
             "a norm of the whole projection stands before RoPE; set place='before_rope', or over='head'",
@@ -134,10 +140,14 @@ class AttentionSpec:
             self.rope is None or (turned % 2 == 0 and turned <= self.head_dim),
             f"rope turns pairs of a head: an even head_dim of at least {turned}, not {self.head_dim}",
         )
+        finite(soft_cap=self.soft_cap, scale=self.scale)
         require(self.soft_cap is None or self.soft_cap > 0, f"soft_cap is {self.soft_cap}; it must be above 0")
         require(self.scale is None or self.scale > 0, f"scale is {self.scale}; it must be above 0")
-        if self.rules or self.bias is not None:
-            from openbook.lm import positions  # noqa: F401 - registers the built-in rules
+        if self.rules or self.bias is not None or self.rope is not None:
+            from openbook.lm import positions  # registers the built-in rules
+
+            if self.rope is not None and self.rope.scaling is not None:
+                positions.check_scaling(self.rope, self.head_dim)
         for rule in self.rules:
             mask_rule.check(rule)
         if self.bias is not None:
@@ -165,6 +175,7 @@ class FeedForwardSpec:
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"feed-forward width is {self.width}; it must be 1 or more")
+        one_of(Activation, activation=self.activation)
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,7 @@ class ExpertsSpec:
     shared_gate: bool = False
 
     def __post_init__(self) -> None:
+        one_of(Literal["softmax", "noisy"], routing=self.routing)
         require(
             1 <= self.active <= self.count,
             f"{self.active} of {self.count} experts are active; it must be from 1 to {self.count}",
@@ -223,6 +235,7 @@ class LayerSpec:
     cross: AttentionSpec | None = None
 
     def __post_init__(self) -> None:
+        one_of(Place, place=self.place)
         if self.cross is None:
             return
         require(self.place in ("pre", "post"), f"cross-attention stands in pre- and post-norm layers, not {self.place}")
@@ -247,6 +260,7 @@ class ClassifierSpec:
 
     def __post_init__(self) -> None:
         require(len(self.labels) >= 1, "a classifier needs at least one label")
+        one_of(Literal["tanh", "relu"], activation=self.activation)
 
 
 @dataclass(frozen=True)
@@ -282,6 +296,13 @@ class ModelSpec:
     def __post_init__(self) -> None:
         require(min(self.vocabulary, self.width, self.max_positions) >= 1, "sizes of a model must be 1 or more")
         require(len(self.layers) >= 1, "a model needs at least one layer")
+        require(
+            min(self.position_offset, self.token_types) >= 0,
+            f"position_offset is {self.position_offset}, token_types {self.token_types}; they must be 0 or more",
+        )
+        if self.positions is not None:
+            one_of(Literal["learned", "sinusoidal"], positions=self.positions)
+        finite(embedding_scale=self.embedding_scale, logit_scale=self.logit_scale, logit_cap=self.logit_cap)
         require(
             not self.head or all(layer.attention.causal for layer in self.layers),
             "a next-token head needs causal attention in every layer; set head=False for an encoder",

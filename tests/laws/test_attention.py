@@ -61,7 +61,7 @@ def by_definition(q, k, v, spec, q_positions, k_positions, sinks) -> list[list[l
                     continue
                 logit = sum(a * b for a, b in zip(q[t][h], k[kv][s], strict=True)) * (spec.scale or D**-0.5)
                 logit = spec.soft_cap * math.tanh(logit / spec.soft_cap) if spec.soft_cap else logit
-                weights[s] = math.exp(logit - (alibi_slopes(spec.heads)[h] * (p - at) if spec.bias else 0.0))
+                weights[s] = math.exp(logit - (alibi_slopes(spec.heads)[h] * abs(p - at) if spec.bias else 0.0))
             total = sum(weights.values()) + (math.exp(sinks[h]) if spec.sinks else 0.0)
             heads.append([sum(w * v[kv][s][d] for s, w in weights.items()) / total for d in range(D)])
         out.append(heads)
@@ -93,6 +93,21 @@ def test_a_query_that_sees_nothing_does_not_spread():
     mask = additive(visible(torch.tensor([[0]]), torch.tensor([[-1, 5]]), spec), None, spec, torch.float32)
     out = attend(torch.randn(1, 1, 2, D), torch.randn(1, 1, 2, D), torch.randn(1, 1, 2, D), mask, spec, None)
     assert torch.isfinite(out).all()
+
+
+def test_a_query_that_rules_leave_nothing_sees_itself_and_no_later_key():
+    @mask_rule("strictly_before")
+    def strictly_before(q_BT1, k_B1S):
+        return k_B1S < q_BT1
+
+    positions = torch.arange(3)[None]
+    seen = visible(positions, positions, AttentionSpec(2, 1, D, window=2, rules=(rule("strictly_before"),)))[0]
+    assert seen.tolist() == [[True, False, False], [True, False, False], [False, True, False]]
+
+
+def test_alibi_costs_the_same_to_both_sides():
+    added = position_bias.call(rule("alibi"), 2)(torch.tensor([[[-3, 0, 3]]]))[0, :, 0]
+    assert added[:, 0].tolist() == added[:, 2].tolist() == [-3 * slope for slope in alibi_slopes(2)]
 
 
 @pytest.mark.parametrize("place", ["before_rope", "after_rope"])
@@ -192,7 +207,12 @@ def test_equal_rules_are_equal_and_registries_name_what_they_know():
     assert registry.names == ("one",)
 
 
+def scaled(name: str, **parameters):
+    return AttentionSpec(2, 1, D, rope=RopeSpec(1e4, rule(name, **parameters)))
+
+
 LAYER = LayerSpec(AttentionSpec(2, 1, D), FeedForwardSpec(8))
+YARN = {"factor": 2.0, "original": 8, "table_factor": 1.0}
 ENCODER = ModelSpec(9, 8, (LayerSpec(AttentionSpec(2, 2, D, causal=False), FeedForwardSpec(8)),), 8, head=False)
 CROSSED = LayerSpec(AttentionSpec(2, 2, D), FeedForwardSpec(8), cross=AttentionSpec(2, 2, D, causal=False))
 
@@ -215,6 +235,28 @@ CROSSED = LayerSpec(AttentionSpec(2, 2, D), FeedForwardSpec(8), cross=AttentionS
         (lambda: AttentionSpec(2, 1, D, rules=(rule("chunked", size=0),)), "1 position or more"),
         (lambda: RopeSpec(scaling=rule("linear", factor=0.0)), "above 0"),
         (lambda: RopeSpec(scaling=rule("llama3", factor=8.0, low=4.0, high=1.0, original=8)), "above low"),
+        (lambda: scaled("linear", factor=(1.0, 2.0)), r"factor .* is \(1.0, 2.0\); give a finite number"),
+        (lambda: scaled("linear", factor=None), "factor .* is None; give a finite number"),
+        (lambda: scaled("dynamic", factor=2.0, original=0), "original 0; it must be above 0"),
+        (lambda: scaled("dynamic", factor=1e300, original=1), "cannot be computed"),
+        (lambda: scaled("yarn", **YARN | {"original": 0}), "original 0"),
+        (lambda: scaled("yarn", **YARN, slow=0.0), "slow 0.0"),
+        (lambda: scaled("yarn", **YARN | {"table_factor": math.nan}), "give a finite number"),
+        (lambda: scaled("llama3", factor=8.0, low=1.0, high=4.0, original=0), "original 0"),
+        (lambda: scaled("longrope", short=(), long=(), original=8, table_factor=1.0), r"\(\); it must be above 0"),
+        (lambda: scaled("longrope", short=(1.0,), long=(1.0,), original=8, table_factor=1.0), "1 factors for 2 pairs"),
+        (lambda: AttentionSpec(2, 1, D, bias=rule("alibi", scale=None)), "give a finite number"),
+        (lambda: AttentionSpec(2, 1, D, bias=rule("relative", both_ways=1)), "give true or false"),
+        (lambda: AttentionSpec(2, 1, D, rules=(rule("chunked", size=2.5),)), "give a whole number"),
+        (lambda: AttentionSpec(2, 1, D, scale=math.inf), "finite"),
+        (lambda: AttentionSpec(2, 1, D, soft_cap=1e39), "finite"),
+        (lambda: NormSpec("layer", offset=1.0), "only RMSNorm"),
+        (lambda: NormSpec("batch"), "one of rms, layer"),
+        (lambda: FeedForwardSpec(8, "swish"), "one of silu"),
+        (lambda: LayerSpec(LAYER.attention, FeedForwardSpec(8), place="middle"), "one of pre, post"),
+        (lambda: ModelSpec(9, 8, (LAYER,), 8, token_types=-1), "0 or more"),
+        (lambda: ModelSpec(9, 8, (LAYER,), 8, positions="learned", position_offset=-2), "0 or more"),
+        (lambda: ModelSpec(9, 8, (LAYER,), 8, embedding_scale=math.nan), "finite"),
         (lambda: RopeSpec(base=0.5), "above 1"),
         (lambda: RopeSpec(dims=3), "pairs"),
         (lambda: FeedForwardSpec(0), "1 or more"),
