@@ -58,11 +58,10 @@ def by_formula(spec: ModelSpec, codec: str, tokens: int) -> tuple[int, int]:
     more, so that the cache is not compared with its own arithmetic.
     """
     token = text = 0
-    for index in spec.producers:
+    for index, (window, pinned) in zip(spec.producers, spec.retentions, strict=True):
         attention = spec.layers[index].attention
         D = attention.head_dim
         size = 2 * attention.kv_heads * {"raw": 2 * D, "int8": D + 2, "int4": D // 2 + 4}[codec]
-        window, pinned = spec.retention(index)
         token += size
         text += size * (tokens if window is None else min(tokens, window + pinned))
     return token, text
@@ -86,7 +85,7 @@ def settle() -> None:
 def grown(spec: ModelSpec, kind: CacheSpec, tokens: int, chunk: int) -> tuple[float, int]:
     """Bytes a row of the cache takes: how much the process grew while it was filled, and as the cache counts."""
     rows = -(-ENOUGH // kind.bytes(spec, batch=1, capacity=tokens, dtype=DTYPE))
-    windows, pinned = zip(*(spec.retention(layer) for layer in spec.producers), strict=True)
+    windows, pinned = zip(*spec.retentions, strict=True)
     # Windows are full once they have been passed.
     longest = tokens if None in windows else min(tokens, max(windows) + max(pinned) + 2 * chunk)
     # What a chunk needs besides the cache is needed once before, so that it is not counted.
@@ -100,9 +99,8 @@ def grown(spec: ModelSpec, kind: CacheSpec, tokens: int, chunk: int) -> tuple[fl
 
 
 def fill(cache: Any, spec: ModelSpec, rows: int, tokens: int, chunk: int) -> None:
-    """Write and read as the layers of a model would, chunk by chunk, and the last token alone, as when a text is
-    written: what a cache notes of the latest chunk is then small."""
-    for positions in (*torch.arange(tokens - 1).split(chunk), torch.tensor([tokens - 1])):
+    """Write and read as the layers of a model would, chunk by chunk."""
+    for positions in torch.arange(tokens).split(chunk):
         cache.extend(positions.expand(rows, -1))
         for layer, slot in enumerate(plan(spec).slot_of_layer):
             attention = spec.layers[layer].attention

@@ -344,12 +344,25 @@ class ModelSpec:
         """Indices of the layers that make keys and values."""
         return tuple(i for i, layer in enumerate(self.layers) if layer.attention.kv_from is None)
 
-    def retention(self, producer: int) -> tuple[int | None, int]:
-        """How much of what layer `producer` makes is still read later: the widest window of its readers (None:
+    @property
+    def slot_of_layer(self) -> tuple[int, ...]:
+        """Which of `producers`, by number, makes the keys and values that each layer reads."""
+        slots = {layer: slot for slot, layer in enumerate(self.producers)}
+        sources = (layer.attention.kv_from for layer in self.layers)
+        return tuple(slots[index if source is None else source] for index, source in enumerate(sources))
+
+    @property
+    def retentions(self) -> tuple[tuple[int | None, int], ...]:
+        """How much of what each of `producers` makes is still read later: the widest window of its readers (None:
         everything), and the most pinned first positions."""
-        readers = [layer.attention for i, layer in enumerate(self.layers) if producer in (i, layer.attention.kv_from)]
-        windows = [reader.window for reader in readers if reader.window is not None]
-        return max(windows) if len(windows) == len(readers) else None, max(reader.pinned for reader in readers)
+        readers: list[list[AttentionSpec]] = [[] for _ in self.producers]
+        for slot, layer in zip(self.slot_of_layer, self.layers, strict=True):
+            readers[slot].append(layer.attention)
+        windows = [[reader.window for reader in each if reader.window is not None] for each in readers]
+        return tuple(
+            (max(wide) if len(wide) == len(each) else None, max(reader.pinned for reader in each))
+            for each, wide in zip(readers, windows, strict=True)
+        )
 
     @property
     def biases(self) -> tuple[tuple[Rule, int], ...]:

@@ -144,7 +144,8 @@ class Layer(nn.Module):
         spec, table = self.spec.attention, sight.table(self.spec.attention)
         if self.key_value is not None:
             sight.cache.write(self.slot, *self.key_value(n, table))
-        out: Tensor = self.attention(n, sight.cache.read(self.slot), sight.mask(spec, self.slot), table)
+        mask = sight.mask(spec, self.slot)  # before its keys are read, as caches ask
+        out: Tensor = self.attention(n, sight.cache.read(self.slot), mask, table)
         return out
 
     def _cross(self, n: Tensor, sight: Sight) -> Tensor:
@@ -169,16 +170,12 @@ class Stack(nn.Module):
         self.token_types = build_embedding(spec.token_types, spec.width) if spec.token_types else None
         self.embedding_norm = build_norm(spec.embedding_norm, spec.width) if spec.embedding_norm else None
         self.biases = nn.ModuleList(position_bias.call(rule, heads) for rule, heads in spec.biases)
-        # Layer → slot of the cache: a reader uses its producer's.
-        slots = {layer: slot for slot, layer in enumerate(spec.producers)}
-        sources = (layer.attention.kv_from for layer in spec.layers)
-        self.slots = [slots[index if source is None else source] for index, source in enumerate(sources)]
         self.layers = nn.ModuleList(
             Layer(layer, spec.width, spec.memory_width, index, slot)
-            for index, (layer, slot) in enumerate(zip(spec.layers, self.slots, strict=True))
+            for index, (layer, slot) in enumerate(zip(spec.layers, spec.slot_of_layer, strict=True))
         )
         self.norm = build_norm(spec.final_norm, spec.width) if spec.final_norm else None
-        self.retentions = [spec.retention(layer) for layer in spec.producers]
+        self.retentions = spec.retentions
         scalings = (layer.attention.rope.scaling for layer in spec.layers if layer.attention.rope)
         self.asks_length = any(scaling.name in ("dynamic", "longrope") for scaling in scalings if scaling)
 

@@ -98,6 +98,48 @@ def test_what_a_windowed_prefill_reads_is_freed_after_its_last_reader(layout):
     assert not cache._joined
 
 
+def tensors(of: object, seen: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Every tensor that an object of ours holds, by its storage."""
+    if isinstance(of, torch.Tensor):
+        seen[of.untyped_storage().data_ptr()] = of
+    elif isinstance(of, dict | list | tuple):
+        for each in of.values() if isinstance(of, dict) else of:
+            tensors(each, seen)
+    elif type(of).__module__.startswith("openbook.lm.cache"):
+        tensors(vars(of) if hasattr(of, "__dict__") else {}, seen)
+    return seen
+
+
+@pytest.mark.parametrize("window", [None, 4, 9])
+@pytest.mark.parametrize("layout", ["dense", "ring", "paged"])
+def test_after_a_forward_keys_and_their_positions_are_all_that_is_kept(layout, window):
+    own, reader = AttentionSpec(4, 2, 8, window=window), AttentionSpec(4, 2, 8, window=window and 2, kv_from=0)
+    runner = TorchRunner(Decoder(model(own, reader, own)), CacheSpec(layout, "int4", 4))
+    cache = runner.cache([None, None], room=40)
+    for tokens in (19, 1, 17):
+        runner.forward(torch.zeros(2, tokens, dtype=torch.long), cache)
+        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors(cache, {}).values())
+        columns = max(cache.plan.columns(layout, 40, 4))
+        assert held == cache.nbytes + 8 * 2 * (columns + 1)  # a position a column, the next of each row
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_row_that_holds_a_text_takes_no_prefix(layout):
+    cache = TorchRunner(Decoder(model(AttentionSpec(4, 2, 8))), CacheSpec(layout)).cache([None], room=9)
+    cache.extend(torch.arange(3)[None])
+    cache.write(0, torch.ones(1, 2, 3, 8), torch.ones(1, 2, 3, 8))
+    with pytest.raises(RuntimeError, match="row 0 holds a text"):
+        cache.restore(0, cache.prefix(0))
+
+
+def test_a_plan_of_many_layers_is_made_in_one_pass():
+    """4096 layers that share in twos: a pass over all of them for each would take minutes."""
+    own = AttentionSpec(2, 1, 2, window=3)
+    layers = [own if i % 2 == 0 else AttentionSpec(2, 1, 2, window=5, kv_from=i - 1) for i in range(4096)]
+    made = plan(model(*layers))
+    assert len(made.slots) == 2048 and {(slot.window, slot.readers) for slot in made.slots} == {(5, 2)}
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -83,6 +83,8 @@ class Cache(ABC):
 
     def restore(self, row: int, prefix: Prefix) -> None:
         """Begin an empty row with a prefix, written anew if it was kept under another codec."""
+        if int(self.next_positions_B[row]):
+            raise RuntimeError(f"row {row} holds a text; only an empty row can begin with a prefix")
         if prefix.length > self.capacity:
             raise Fault(f"a prefix of {prefix.length} tokens does not fit in a context of {self.capacity}")
         for index, (slot, parts) in enumerate(zip(self.plan.slots, prefix.slots, strict=True)):

@@ -53,6 +53,7 @@ class PagedCache(Cache):
             per_row = slot.blocks(capacity, block)
             if slot.retention not in self._pools:
                 self._pools[slot.retention] = Pool(slot.retention, batch, per_row, block, device)
+            self._pools[slot.retention].readers += slot.readers
             self._slots.append(self._allocate(slot, batch * per_row, slot.kv_heads, block))
         self._endless = all(pool.per_row * block < capacity for pool in self._pools.values())
         self._joined: dict[int, tuple[Tensor, Tensor, int]] = {}
@@ -97,6 +98,7 @@ class PagedCache(Cache):
 
     def read(self, slot: int) -> tuple[Tensor, Tensor]:
         step = self._step(slot)
+        self._pool(slot).was_read()
         if not step.joined:
             return self._gather(slot, step.read_BJ)
         k, v, left = self._joined.pop(slot)

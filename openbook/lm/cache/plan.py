@@ -6,6 +6,7 @@ than the widest of them: so sharing and windows shrink what is allocated, not on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,17 +83,13 @@ class Plan:
 
 def plan(spec: ModelSpec) -> Plan:
     """The plan of a spec. Raises `SpecError` for layers whose keys cannot be kept."""
-    number = {layer: slot for slot, layer in enumerate(spec.producers)}
-    sources = [layer.attention.kv_from for layer in spec.layers]
-    slot_of_layer = tuple(number[i if source is None else source] for i, source in enumerate(sources))
     for index, layer in enumerate(spec.layers):
         require(
             layer.attention.causal, f"layer {index} also looks ahead; only causal attention can go on from kept keys"
         )
+    readers = Counter(spec.slot_of_layer)
     slots = []
-    for slot, producer in enumerate(spec.producers):
-        attention, (window, pinned) = spec.layers[producer].attention, spec.retention(producer)
-        readers = slot_of_layer.count(slot)
-        kept = 0 if window is None else pinned
-        slots.append(Slot(producer, attention.kv_heads, attention.head_dim, window, kept, readers))
-    return Plan(tuple(slots), slot_of_layer)
+    for slot, (producer, (window, pinned)) in enumerate(zip(spec.producers, spec.retentions, strict=True)):
+        attention, kept = spec.layers[producer].attention, 0 if window is None else pinned
+        slots.append(Slot(producer, attention.kv_heads, attention.head_dim, window, kept, readers[slot]))
+    return Plan(tuple(slots), spec.slot_of_layer)

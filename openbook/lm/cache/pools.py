@@ -46,6 +46,13 @@ class Pool:
         self.positions_NP = torch.full((batch * per_row, size), -1, dtype=torch.long, device=device)
         self.tables: list[Table] = [{} for _ in range(batch)]
         self.step: Step | None = None
+        self.readers = self._left = 0
+
+    def was_read(self) -> None:
+        """One of the `readers` of a forward less; after the last the step is forgotten, which no one needs any more."""
+        self._left -= 1
+        if self._left == 0:
+            self.step = None
 
     @property
     def windowed(self) -> bool:
@@ -64,6 +71,7 @@ class Pool:
 
     def turn(self, rows: Sequence[Tokens], positions_BT: Tensor) -> None:
         """Decide where the new tokens are kept, and what this forward reads."""
+        self._left = self.readers
         joined = self.windowed and positions_BT.shape[1] > 1
         if joined:
             read_BJ, held_BS = self._held()

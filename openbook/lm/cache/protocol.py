@@ -31,7 +31,9 @@ class KeyValueCache(Protocol):
         """Announce T new tokens a row with these positions, later than all before in their row; −1 marks padding."""
 
     def positions(self, slot: int) -> Tensor:
-        """The positions `[B, S]` of the keys that `read(slot)` gives in this forward; −1 where there is none."""
+        """The positions `[B, S]` of the keys that `read(slot)` gives in this forward; −1 where there is none.
+
+        Asked for before they are read: after its last reader a cache may have forgotten them."""
 
     def write(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         """Keep one producer's keys and values of the announced tokens."""

@@ -25,13 +25,16 @@ class Ring:
 
     `rows`, `tokens` and `at` say which new tokens are kept, and in which columns. `read_BS` are the positions that this
     forward reads; `joined` whether those are what was held (`before` columns) *and then* the new ones, because keeping
-    the new evicts some of the old that the first of the new still see.
+    the new evicts some of the old that the first of the new still see. After the last of the `readers` all of that is
+    forgotten: it would stand beside the keys until the next forward.
     """
 
     retention: Retention
     columns: int
     wraps: bool
     held_BC: Tensor
+    readers: int = 0
+    left: int = 0
     used: int = 0
     rows: Tensor | None = None
     tokens: Tensor | None = None
@@ -39,6 +42,12 @@ class Ring:
     read_BS: Tensor | None = None
     joined: bool = False
     before: int = 0
+
+    def was_read(self) -> None:
+        """One reader less in this forward."""
+        self.left -= 1
+        if self.left == 0:
+            self.rows = self.tokens = self.at = self.read_BS = None
 
     def column(self, positions: Tensor) -> Tensor:
         """Where these positions stand."""
@@ -74,6 +83,7 @@ class RingCache(Cache):
             if slot.retention not in self._rings:
                 held_BC = torch.full((batch, columns), -1, dtype=torch.long, device=device)
                 self._rings[slot.retention] = Ring(slot.retention, columns, wraps, held_BC)
+            self._rings[slot.retention].readers += slot.readers
             self._slots.append(self._allocate(slot, batch, slot.kv_heads, columns))
         self._endless = all(ring.wraps for ring in self._rings.values())
         self._joined: dict[int, tuple[Tensor, Tensor, int]] = {}
@@ -92,7 +102,7 @@ class RingCache(Cache):
 
     def _turn(self, ring: Ring, positions_BT: Tensor, top: int) -> None:
         """Decide where a ring keeps the new positions, and what this forward reads of it."""
-        ring.before = ring.used
+        ring.before, ring.left = ring.used, ring.readers
         ring.used = max(ring.used, min(top, ring.columns))
         ring.joined = positions_BT.shape[1] > 1 and top > ring.columns
         if ring.joined:
@@ -126,6 +136,7 @@ class RingCache(Cache):
 
     def read(self, slot: int) -> tuple[Tensor, Tensor]:
         ring = self._ring(slot)
+        ring.was_read()
         if not ring.joined:
             return self._decoded(tuple(part[:, :, :, : ring.used] for part in self._slots[slot]))
         k, v, left = self._joined.pop(slot)
