@@ -8,6 +8,10 @@ from openbook.lazy import names
 
 if TYPE_CHECKING:
     from openbook.lm.classifier import load_classifier as load_classifier
+    from openbook.lm.decoding.beam import Beams as Beams
+    from openbook.lm.decoding.constrain import Constraint as Constraint
+    from openbook.lm.decoding.generate import generate as generate
+    from openbook.lm.decoding.sampling import Sampling as Sampling
     from openbook.lm.encoder import load_encoder as load_encoder
     from openbook.lm.model import LanguageModel as LanguageModel
     from openbook.lm.model import load_model as load_model
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from openbook.lm.stacks import build as build
 
 _HOMES = {
+    "Beams": "openbook.lm.decoding.beam",
+    "Constraint": "openbook.lm.decoding.constrain",
+    "Sampling": "openbook.lm.decoding.sampling",
+    "generate": "openbook.lm.decoding.generate",
     "build": "openbook.lm.stacks",
     "load_classifier": "openbook.lm.classifier",
     "load_encoder": "openbook.lm.encoder",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from openbook.lazy import names
 
 if TYPE_CHECKING:
-    from openbook.mix.decode import Sampling as Sampling
+    from openbook.lm.decoding.sampling import Sampling as Sampling
     from openbook.mix.decode import generate as generate
     from openbook.mix.evidence import Evidence as Evidence
     from openbook.mix.mixture import Mixture as Mixture
@@ -20,7 +20,7 @@ _HOMES = {
     "Evidence": "openbook.mix.evidence",
     "Mixture": "openbook.mix.mixture",
     "Reader": "openbook.mix.reading",
-    "Sampling": "openbook.mix.decode",
+    "Sampling": "openbook.lm.decoding.sampling",
     "Settings": "openbook.mix.settings",
     "Source": "openbook.mix.source",
     "Weights": "openbook.mix.mixture",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openbook.lm.decoding.draft import Draft
-from openbook.lm.decoding.sampling import Sampling as Sampling
+from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.certificate import certify
 from openbook.mix.mixture import Mixture
 from openbook.mix.weights import Array

@@ -53,6 +53,20 @@ def test_each_cut_keeps_the_likeliest_of_what_the_last_one_left(
     assert kept["kpm"] == 1 or float(p[kept["kpm"] - 1]) >= min_p * float(p[0]) - 1e-12
 
 
+@given(
+    scores(), st.sampled_from([None, 0.05, 0.5, 0.9, 1.0]), st.sampled_from([None, 0.0, 0.2, 1.0]), st.integers(1, 5)
+)
+@settings(deadline=None)
+def test_sorting_a_few_first_changes_nothing(scores_V: Tensor, top_p: Any, min_p: Any, few: int) -> None:
+    cut = Sampling(1.3, top_p=top_p, min_p=min_p)
+    tokens, p = cut.kept(scores_V)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openbook.lm.decoding.sampling.FEW", few)
+        again, p_again = cut.kept(scores_V)
+    assert tokens.tolist() == again.tolist()
+    torch.testing.assert_close(p_again, p)
+
+
 @given(scores(), st.floats(0.2, 5.0), st.data())
 @settings(deadline=None)
 def test_a_penalty_makes_what_was_seen_less_likely_and_nothing_else(

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from openbook.errors import Fault
 
+FEW = 1024
+"""Tokens that are sorted first where a cut of unknown size follows."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -50,27 +53,58 @@ class Sampling:
 
     def kept(self, scores_V: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that may be drawn, the likeliest first, and their probabilities; `temperature` above 0."""
-        likeliest_first = scores_V.double().cpu().sort(descending=True, stable=True)
-        # From the likeliest down, so that no temperature, however small, makes them all impossible.
-        log_p = ((likeliest_first.values - likeliest_first.values[0]) / self.temperature).log_softmax(0)
-        keep = max(1, int(torch.isfinite(log_p).sum()))
+        scores_V = scores_V.cpu()
+        counts = [len(scores_V)]
         if self.top_k is not None:
-            keep = min(keep, self.top_k)
+            counts = [min(self.top_k, len(scores_V))]
+        elif self.top_p is not None or self.min_p is not None:
+            # To sort a large vocabulary takes as long as a part of the model; mostly a few tokens are all that is kept.
+            counts.insert(0, min(FEW, len(scores_V)))
+        for count in counts:
+            likeliest, tokens = _likeliest(scores_V, count)
+            # From the likeliest down, so that no temperature, however small, makes them all impossible.
+            log_u = (likeliest.double() - likeliest[0]) / self.temperature
+            left = log_u if self.top_k is not None else (scores_V.double() - likeliest[0]) / self.temperature
+            keep = self._cut(log_u - left.logsumexp(0))
+            if keep < count:
+                break
+        return tokens[:keep], log_u[:keep].softmax(0)
+
+    def _cut(self, log_p: Tensor) -> int:
+        """How many of the likeliest tokens top-p and min-p leave, none of them impossible."""
+        keep = int(torch.isfinite(log_p).sum())
         if self.top_p is not None:
-            p = log_p[:keep].softmax(0)
             # The fewest likeliest tokens whose mass reaches top-p: those before which less than top-p had come.
-            keep = max(1, int((p.cumsum(0) - p < self.top_p).sum()))
+            p = log_p[:keep].exp()
+            keep = int((p.cumsum(0) - p < self.top_p).sum())
         if self.min_p is not None:
-            keep = max(1, int((log_p[:keep].exp() >= self.min_p * log_p[0].exp()).sum()))
-        return likeliest_first.indices[:keep], log_p[:keep].softmax(0)
+            keep = int((log_p[:keep].exp() >= self.min_p * log_p[0].exp()).sum())
+        return max(1, keep)
 
     def pick(self, scores_V: Tensor, generator: torch.Generator) -> int:
         """One token id; draws exactly one number from `generator` unless greedy."""
         if self.temperature == 0:
             return int(scores_V.argmax())
-        tokens, p = self.kept(scores_V)
         drawn = torch.rand(1, generator=generator, dtype=torch.float64)
+        if self.top_k is None and self.top_p is None and self.min_p is None:  # nothing is cut: no need to sort
+            scores_V = scores_V.double().cpu()
+            p_V = ((scores_V - scores_V.max()) / self.temperature).softmax(0)
+            possible = torch.nonzero(p_V)[:, 0]
+            tokens, p = possible, p_V[possible]
+        else:
+            tokens, p = self.kept(scores_V)
         return int(tokens[min(int((p.cumsum(0) <= drawn).sum()), len(p) - 1)])
+
+
+def _likeliest(scores_V: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest scores and their tokens, of equal scores the lower token first."""
+    if count == len(scores_V):
+        ordered = scores_V.sort(descending=True, stable=True)
+        return ordered.values, ordered.indices
+    least = scores_V.topk(count).values[-1]
+    tokens = torch.nonzero(scores_V >= least)[:, 0]
+    ordered = scores_V[tokens].sort(descending=True, stable=True)
+    return ordered.values[:count], tokens[ordered.indices[:count]]
 
 
 def penalise(scores_V: Tensor, seen: Collection[int], penalty: float) -> Tensor:
