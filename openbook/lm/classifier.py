@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,11 +85,8 @@ def load_classifier(name: str | Path, device: str | None = None, *, fetch: bool 
     from openbook.lm.weights.pull import locate
 
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
-    spec = checkpoint.spec
-    if not isinstance(spec, ModelSpec) or spec.classifier is None:
-        raise Fault(
-            f"{checkpoint.path} is no classifier: its configuration names no labels; give a …ForSequenceClassification"
-        )
+    checkpoint.opened_by("load_classifier")
+    spec = cast("ModelSpec", checkpoint.spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     with torch.device("meta"):
         classifier = Classifier(spec)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -120,11 +120,8 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
     from openbook.lm.weights.pull import locate
 
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
-    spec = checkpoint.spec
-    if not isinstance(spec, ModelSpec):
-        raise Fault(f"{checkpoint.path} holds an encoder and a decoder; open it with load_seq2seq")
-    if spec.classifier is not None:
-        raise Fault(f"{checkpoint.path} is a classifier, its output is labels; open it with load_classifier")
+    checkpoint.opened_by("load_encoder")
+    spec = cast("ModelSpec", checkpoint.spec)
     with torch.device("meta"):
         encoder = Encoder(spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
@@ -139,13 +136,13 @@ def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:
     from openbook.lm.weights.gguf import GGUFFile
     from openbook.lm.weights.safetensors import read_json
     from openbook.lm.weights.tokenizer_gguf import definition
-    from openbook.lm.weights.tokenizer_json import build, checked
+    from openbook.lm.weights.tokenizer_json import build, checked, tokenizer_file
 
     where = checkpoint.path
     if isinstance(checkpoint.source, GGUFFile):
         described = definition(checkpoint.source.metadata, str(where))
     else:
-        where = where / "tokenizer.json"
+        where = tokenizer_file(where)
         described = read_json(where)
     pieces: WordPieces = build(checked(described, str(where)), str(where))
     highest = max(pieces.get_vocab().values(), default=-1)

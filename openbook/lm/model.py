@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
@@ -64,9 +64,8 @@ def load_model(
     target = torch.device(device) if device else default_device()
     dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
-    spec = checkpoint.spec
-    if not isinstance(spec, ModelSpec):
-        raise Fault(f"{checkpoint.path} is an encoder with a decoder; open it with openbook.lm.seq2seq.load_seq2seq")
+    checkpoint.opened_by("load_model")
+    spec = cast("ModelSpec", checkpoint.spec)
     tokenizer = checkpoint.tokenizer()
     if tokenizer.vocabulary > spec.vocabulary:
         raise Fault(

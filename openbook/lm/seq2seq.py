@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -258,9 +258,8 @@ def load_seq2seq(
     target = torch.device(device) if device else default_device()
     dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
-    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer()
-    if not isinstance(spec, Seq2SeqSpec):
-        raise Fault(f"{checkpoint.path} is not an encoder with a decoder; open it with load_model or load_encoder")
+    checkpoint.opened_by("load_seq2seq")
+    spec, tokenizer = cast("Seq2SeqSpec", checkpoint.spec), checkpoint.tokenizer()
     if tokenizer.vocabulary > spec.encoder.vocabulary:
         raise Fault(
             f"{checkpoint.path}: its tokenizer has {tokenizer.vocabulary} tokens, its weights have "

@@ -30,6 +30,7 @@ from openbook.lm.weights.tokenizer_json import (
     decoders,
     ids_of,
     template_of,
+    tokenizer_file,
     without_control,
 )
 
@@ -87,7 +88,7 @@ class Tokenizer:
         ends = [content_of(config.get("eos_token")), generation.get("eos_token_id"), model.get("eos_token_id")]
         bos = content_of(config.get("bos_token"))
         return cls(
-            read_json(folder / "tokenizer.json"),
+            read_json(tokenizer_file(folder)),
             bos=bos if bos is not None else model.get("bos_token_id"),
             eos=[end for some in ends for end in (some if isinstance(some, list) else [some]) if end is not None],
             chat_template=template_of(folder, config),

@@ -253,9 +253,16 @@ def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path: Path) -> No
         list(open_checkpoint(integers).state())
 
 
-def test_a_tied_head_stored_again_is_no_matter(tmp_path: Path) -> None:
-    folder = wrong_folder(tmp_path, lambda t: None, tie_word_embeddings=True)
-    assert open_checkpoint(folder).spec.tied
+def test_a_tied_head_stored_again_is_no_matter_if_it_is_the_same(tmp_path: Path) -> None:
+    same = open_checkpoint(wrong_folder(tmp_path / "same", lambda t: None, tie_word_embeddings=True))
+    assert same.spec.tied and "head.weight" not in dict(same.state())
+    head = "lm_head.weight"
+    other = wrong_folder(tmp_path / "other", lambda t: t[head].view(-1)[-1:].add_(1.0), tie_word_embeddings=True)
+    with pytest.raises(Fault, match=rf"other: {head} differs from model.embed_tokens.weight.*tie_word_embeddings"):
+        list(open_checkpoint(other).state())
+    shape = wrong_folder(tmp_path / "shape", lambda t: t.update({head: t[head][:-1]}), tie_word_embeddings=True)
+    with pytest.raises(Fault, match=f"{head} is of shape"):
+        open_checkpoint(shape)
 
 
 def test_folders_that_are_not_models(tmp_path: Path) -> None:

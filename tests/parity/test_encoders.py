@@ -131,7 +131,7 @@ def test_a_classifier_is_no_encoder_and_an_encoder_no_classifier(tmp_path: Path)
     pair(*ENCODERS["bert"], tmp_path / "encoder")
     with pytest.raises(Fault, match="load_classifier"):
         load_encoder(with_tokenizer(tmp_path / "classifier", V), "cpu")
-    with pytest.raises(Fault, match="is no classifier"):
+    with pytest.raises(Fault, match="load_encoder opens it"):
         load_classifier(with_tokenizer(tmp_path / "encoder", V), "cpu")
 
 

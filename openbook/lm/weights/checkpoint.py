@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
 from openbook.errors import Fault
+from openbook.lm.spec import Seq2SeqSpec
 from openbook.lm.weights.config import FAMILIES, Spec, architecture_of, spec_from_config
 from openbook.lm.weights.gguf import GGUFFile
 from openbook.lm.weights.gguf_spec import family_of, spec_from_gguf
@@ -29,6 +30,12 @@ from openbook.lm.weights.safetensors import SafetensorsFolder, read_json
 if TYPE_CHECKING:
     from openbook.lm.tokenizer import Tokenizer
 
+OPENERS = {
+    "load_model": "writes text",
+    "load_encoder": "embeds texts",
+    "load_classifier": "puts labels to texts",
+    "load_seq2seq": "reads one text and writes another",
+}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SAMPLES, SAMPLE = 64, 4096  # a fingerprint reads 64 samples of 4 KiB from each file of weights
 
@@ -83,6 +90,18 @@ class Checkpoint:
         if isinstance(self.source, GGUFFile):
             return Tokenizer.from_gguf(self.source.metadata, where=str(self.path))
         return Tokenizer.from_folder(self.path)
+
+    def opened_by(self, opener: str) -> None:
+        """Refuse to be opened by `opener`, a name of `OPENERS`, if this is another kind of model."""
+        spec = self.spec
+        if isinstance(spec, Seq2SeqSpec):
+            right = "load_seq2seq"
+        else:
+            right = "load_model" if spec.head else "load_classifier" if spec.classifier else "load_encoder"
+        if opener != right:
+            raise Fault(
+                f"{self.path} {OPENERS[right]}: {right} opens it; here a model is needed that {OPENERS[opener]}"
+            )
 
     @property
     def parameters(self) -> int:
@@ -140,9 +159,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise Fault(f"{path} does not exist; give a .gguf file or a folder with config.json and safetensors")
+        wrong = "is no file" if path.exists() else "does not exist"
+        raise Fault(f"{path} {wrong}; give a .gguf file or a folder with config.json and safetensors")
     if path.suffix.lower() == ".safetensors":
-        return _open_folder(path.parent)
+        checkpoint = _open_folder(path.parent)
+        if path.name not in {file.name for file in cast(SafetensorsFolder, checkpoint.source).files}:
+            raise Fault(f"{path} is no part of the model in {path.parent}; give the folder")
+        return checkpoint
     return _open_gguf(path)
 
 
@@ -174,12 +197,16 @@ def _open_folder(path: Path) -> Checkpoint:
         raise Fault(
             f"{path / pickles[0]} is a pickle, which can run code; only safetensors and GGUF are read: convert it"
         )
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    if files and not (path / "config.json").is_file():
+        raise Fault(f"{path} has no config.json; give the path of a GGUF file in it: {', '.join(map(repr, files[:3]))}")
     config = read_json(path / "config.json")
     spec = _at(path, lambda: spec_from_config(config))
     table = FAMILIES[architecture_of(config)].names
     folder = SafetensorsFolder(path)
-    name = _name(path, path.resolve().name)
-    return Checkpoint(path, name, "safetensors", spec, folder, match(spec, table, folder.shapes, path))
+    made = match(spec, table, folder.shapes, path)
+    folder.refused(name for each in made.values() for name in each.names.values())
+    return Checkpoint(path, _name(path, path.resolve().name), "safetensors", spec, folder, made)
 
 
 def _name(folder: Path, default: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from openbook.errors import Fault
@@ -22,14 +23,21 @@ WORTH = 4  # names asked for to each tensor of the file: there are two layouts o
 
 @dataclass(frozen=True)
 class Made:
-    """How one parameter is made: its plan, and what the plan's tensors are called in the file."""
+    """How one parameter is made: its plan, and what the plan's tensors are called in the file.
+
+    `twice` are tensors of the file, among `names` too, that must be equal to it, with what is to be said if one is not.
+    """
 
     plan: Plan
     names: Mapping[str, str]
+    twice: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, read: Callable[[str], Tensor]) -> Tensor:
         """The parameter, where `read` gives a tensor of the file by name; its memory is its own."""
         tensor = self.plan.made(lambda name: read(self.names[name])).contiguous()
+        for name, problem in self.twice.items():
+            if not torch.equal(read(name), tensor):
+                raise Fault(problem)
         # A part of a fused tensor would keep all of it.
         return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
@@ -58,7 +66,20 @@ def match(spec: ModelSpec | Seq2SeqSpec, table: NameTable, shapes: Mapping[str, 
             if has != needed:
                 misshapen[actual] = f"of shape {_sizes(has)}, but the configuration says {_sizes(needed)}"
         found[ours] = made
-    used = {name for made in found.values() for name in made.names.values()} | _twice(spec, table)
+    used = {name for made in found.values() for name in made.names.values()}
+    for name, ours in _twice(spec, table).items():
+        if name not in shapes or name in used or ours not in found:
+            continue
+        made, has, needed = found[ours], tuple(shapes[name]), ours_shapes[ours]
+        if has != needed:
+            misshapen[name] = f"of shape {_sizes(has)}, but the configuration says {_sizes(needed)}"
+        first = next(iter(made.names.values()), ours)
+        problem = (
+            f"{path}: {_short(name)} differs from {_short(first)}, and the configuration says that they are one; "
+            "set tie_word_embeddings to false there, or take a checkpoint that is whole"
+        )
+        found[ours] = Made(made.plan, {**made.names, name: name}, {**made.twice, name: problem})
+        used.add(name)
     more = [name for name in shapes if name not in used and not table.ignores(name)]
     if missing or misshapen or more:
         raise _told(path, list(dict.fromkeys(missing)), misshapen, more)
@@ -88,16 +109,16 @@ def _fit(made: Made, shapes: Mapping[str, Shape]) -> tuple[bool, bool, bool]:
     return whole and fits, whole, bool(made.names)
 
 
-def _twice(spec: ModelSpec | Seq2SeqSpec, table: NameTable) -> set[str]:
-    """Names under which some checkpoints store a tied head, or a shared embedding, a second time."""
+def _twice(spec: ModelSpec | Seq2SeqSpec, table: NameTable) -> dict[str, str]:
+    """Names under which some checkpoints store a tied head, or a shared embedding, a second time, and ours of it."""
     decoder, at = (spec, "") if isinstance(spec, ModelSpec) else (spec.decoder, "decoder.")
     again = [f"{at}head.weight"] if decoder.head and decoder.tied else []
-    shared = "decoder.embedding.weight"
-    again += [shared] if original(spec, shared) != shared else []
-    names: set[str] = set()
+    embedding = original(spec, f"{at}embedding.weight")
+    again += [f"{at}embedding.weight"] if embedding != f"{at}embedding.weight" else []
+    names: dict[str, str] = {}
     for ours in again:
         try:
-            names |= set(table.spellings(table.theirs(ours)))
+            names |= dict.fromkeys(table.spellings(table.theirs(ours)), embedding)
         except Fault:  # a family without a name for it
             continue
     return names
@@ -111,14 +132,14 @@ def _told(path: Path, missing: list[str], misshapen: Mapping[str, str], more: li
     groups = [(missing, "missing"), *((names, problem) for problem, names in by_problem.items()), (more, "left over")]
     groups = [(names, what) for names, what in groups if names]
     done = "the configuration does not describe this checkpoint" if misshapen or more else "the checkpoint is not whole"
-    said = [f"{_listed(names)} {what}" for names, what in groups[:MOST_NAMES]]
+    said = [f"{listed(names)} {what}" for names, what in groups[:MOST_NAMES]]
     said += [f"{len(groups) - MOST_NAMES} more shapes are wrong"] if len(groups) > MOST_NAMES else []
     fault = Fault(f"{path}: {'; '.join(said)}; {done}")
     fault.add_note("\n".join(f"{what}: {name}" for names, what in groups for name in names))
     return fault
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The names and a verb; layers, and experts, that lack the same are one name with a range."""
     if len(names) == 1:
         return f"tensor {_short(names[0])} is"

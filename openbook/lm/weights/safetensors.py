@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openbook.errors import Fault
+from openbook.lm.weights.matching import listed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -67,12 +69,21 @@ class SafetensorsFolder:
             self.shapes[name], self._kinds[name] = tuple(piece.get_shape()), str(piece.get_dtype())
             self._handles[name] = handle
 
+    def refused(self, names: Iterable[str]) -> None:
+        """Refuse tensors, of those with these `names`, that are stored as something else than floats."""
+        others: dict[str, list[str]] = {}
+        for name in names:
+            if self._kinds[name] not in FLOATS:
+                others.setdefault(self._kinds[name], []).append(name)
+        for kind, wrong in others.items():
+            raise Fault(
+                f"{self.folder}: {listed(wrong)} stored as {kind}; only {', '.join(sorted(FLOATS))} are read: "
+                "take the checkpoint it was made from, or a GGUF file"
+            )
+
     def tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """The tensor `name` in `dtype`, a copy of its own; a `Fault` if it is stored as something else than floats."""
-        if self._kinds[name] not in FLOATS:
-            raise Fault(
-                f"{self.folder}: tensor {name} is stored as {self._kinds[name]}; only {sorted(FLOATS)} are read"
-            )
+        self.refused([name])
         loaded: torch.Tensor = self._handles[name].get_tensor(name)
         return loaded.to(dtype)
 
@@ -90,7 +101,9 @@ def _files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        raise Fault(f"{folder} holds neither {SINGLE} nor {INDEX}; only safetensors and GGUF are read")
+        there = [file.name for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
+        more = f"; it holds {', '.join(map(repr, there[:3]))}: if that is the whole model, call it {SINGLE}"
+        raise Fault(f"{folder} holds neither {SINGLE} nor {INDEX}{more if there else ''}")
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Fault(f"{folder / INDEX} has no weight_map")

@@ -10,6 +10,7 @@ from typing import Any
 from openbook.errors import Fault
 from openbook.lm.weights.charsmap import check_charsmaps
 
+OTHERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
 MAX_ID = 1 << 24  # the library makes room for every id below the highest
 
 
@@ -150,11 +151,28 @@ def content_of(token: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def tokenizer_file(folder: Path) -> Path:
+    """The folder's tokenizer.json. A `Fault` says how to make one of what stands there instead."""
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        others = [name for name in OTHERS if (folder / name).is_file()]
+        if others:
+            raise Fault(
+                f"{folder} has no tokenizer.json, and {', '.join(others)} is not read; make one with transformers: "
+                f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            )
+        raise Fault(f"{file} is missing; put the model's own tokenizer.json there")
+    return file
+
+
 def template_of(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template: a file of its own, or a field of the config (a list of named ones has a `default`)."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise Fault(f"{file} is not readable text: {error}") from error
     template = config.get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
