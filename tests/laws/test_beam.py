@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,3 +296,10 @@ RUNNER = TorchRunner(decoder(ModelSpec(9, 8, (LayerSpec(AttentionSpec(2, 1, 4), 
 def test_what_cannot_be_searched_is_a_fault(wrong: Any) -> None:
     with pytest.raises(Fault):
         wrong()
+
+
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "beam-search.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "beam-search.md", "exec"), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out == "1 ['the', 'cat']\n2 ['a', 'comet']\n"
