@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 HEADS, LAYERS, SIGHT, EXPERTS = "Heads", "Layers", "Windows", "Experts"
 EXACT = "It writes what its source writes, until it is trained."
-TRAIN = (
-    "It needs training before use. SmolLM2 untrained goes from 1.02 bits a byte to 3.6 as MQA, to 4.3 with keys shared "
+TRAIN = "It needs training before use."
+COST = (
+    " SmolLM2 untrained goes from 1.02 bits a byte to 3.6 as MQA, to 4.3 with keys shared "
     "by two layers, to 1.24 with a window of 512, 1.04 if the first 4 tokens stay in sight (docs/convert.md)."
 )
 
@@ -164,7 +165,7 @@ def _facts(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     from openbook.lm.describe import describe, kept
 
     whole = describe(spec)
-    rows = kept(spec, torch.bfloat16)  # none for an encoder, which keeps no keys
+    rows = [row for row in kept(spec, torch.bfloat16) if row["codec"] == "raw"]  # none for an encoder
     return {
         "parameters": checkpoint.parameters,
         "bytes": checkpoint.bytes,
@@ -191,5 +192,6 @@ def _show(facts: dict[str, Any]) -> None:
     console.print(grid)
     readers = "transformers reads it too" if facts["transformers"] else "openbook alone reads it"
     console.print(f"written to {one_line(facts['path'])} as {facts['architecture']}: {readers}", markup=False)
-    for line in (*facts["warnings"], EXACT if facts["exact"] else TRAIN):
+    writes = new["kv_bytes_at_longest"] is not None  # what it costs was measured of a model that writes
+    for line in (*facts["warnings"], EXACT if facts["exact"] else TRAIN + COST * writes):
         console.print(line, markup=False, soft_wrap=True)

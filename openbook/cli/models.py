@@ -153,9 +153,10 @@ def describe(checkpoint: Checkpoint, license: str | None) -> dict[str, Any]:
 
     from openbook.lm.describe import describe as of_spec
     from openbook.lm.describe import kept
-    from openbook.lm.spec import ModelSpec
+    from openbook.lm.spec import Seq2SeqSpec
 
     spec = checkpoint.spec
+    writes = spec.decoder if isinstance(spec, Seq2SeqSpec) else spec
     facts = {
         "name": checkpoint.name,
         "path": str(checkpoint.path),
@@ -166,9 +167,9 @@ def describe(checkpoint: Checkpoint, license: str | None) -> dict[str, Any]:
         "tensors": checkpoint.kinds,
         "license": license,
     }
-    if isinstance(spec, ModelSpec) and spec.head:
-        facts["kv_bytes_per_token"] = {"bf16": spec.kv_bytes_per_token(2), "fp32": spec.kv_bytes_per_token(4)}
-        facts["kv_cache"] = kept(spec, torch.bfloat16)
+    if writes.head:
+        facts["kv_bytes_per_token"] = {"bf16": writes.kv_bytes_per_token(2), "fp32": writes.kv_bytes_per_token(4)}
+        facts["kv_cache"] = kept(writes, torch.bfloat16)
     return facts
 
 

@@ -136,16 +136,28 @@ def warnings(before: ModelSpec, after: ModelSpec, pool: Pool = "mean") -> list[s
         )
     if pool == "random" and fewer:
         said.append("random key/value heads know nothing of the model; they are here to be compared with")
-    if any(new.window is not None and new.window >= after.max_positions for _, new in pairs):
+    wider = [old for old, new in pairs if old.window is not None and (new.window or after.max_positions) > old.window]
+    if wider:
+        said.append(
+            f"{len(wider)} layers see further than they were trained to, past windows of "
+            f"{min(old.window or 0 for old in wider)}; to leave a model its windows, give no --window"
+        )
+    if any(new.window != old.window and (new.window or 0) >= after.max_positions for old, new in pairs):
         said.append(f"a window of {after.max_positions} keys or more hides nothing of the longest text")
     return said
 
 
 def is_exact(before: ModelSpec, after: ModelSpec) -> bool:
-    """Whether the converted model writes what its source writes: heads repeated, feed-forwards copied, no less seen."""
+    """Whether the converted model writes what its source writes: heads repeated, feed-forwards copied, and as much of
+    the longest text seen."""
     pairs = [(old.attention, new.attention) for old, new in zip(before.layers, after.layers, strict=True)]
+
+    def sees(attention: AttentionSpec) -> object:
+        whole = attention.window is None or attention.window >= after.max_positions
+        return replace(attention, window=None, pinned=0).sees if whole else attention.sees
+
     return all(
-        new.kv_heads % old.kv_heads == 0 and new.kv_from == old.kv_from and new.sees == old.sees for old, new in pairs
+        new.kv_heads % old.kv_heads == 0 and new.kv_from == old.kv_from and sees(new) == sees(old) for old, new in pairs
     )
 
 

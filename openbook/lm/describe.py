@@ -86,34 +86,38 @@ def words(rule: Rule) -> str:
 
 
 def kept(spec: ModelSpec, dtype: torch.dtype) -> list[Facts]:
-    """What keys and values cost, a row a codec: bytes a token and for the longest text, by formula and as allocated.
+    """What keys and values cost, a row a codec, the dearest first; no row for an encoder, which keeps none.
 
-    What is allocated is asked of the cache itself, made on a device that has no memory to fill. A text shorter than
+    Bytes a token and for the longest text, by formula and as allocated: what is allocated is asked of the cache itself, made on a device that has no memory to fill. A text shorter than
     every window pays the bytes of a token for each of its tokens; the longest shows what windows save.
     """
     from openbook.lm.cache.codecs import codec_named, codec_names
     from openbook.lm.cache.make import CacheSpec, make_cache
     from openbook.lm.cache.plan import plan
 
-    rows = []
-    for codec in sorted(codec_names(), key=("raw", "int8", "int4").index):
+    rows: list[Facts] = []
+    try:
+        made = plan(spec)
+    except SpecError:  # an encoder keeps nothing
+        return rows
+    for codec in codec_names():
         kind = CacheSpec("auto", codec)
         try:
-            token = plan(spec).bytes_per_token(codec_named(codec), dtype)
+            token = made.bytes_per_token(codec_named(codec), dtype)
         except SpecError:  # a head that the codec cannot write
             continue
         caches = [make_cache(spec, kind, 1, n, dtype, torch.device("meta")) for n in (1, spec.max_positions)]
         rows.append(
             {
                 "codec": codec,
-                "layout": kind.layout_for(plan(spec), spec.max_positions),
+                "layout": kind.layout_for(made, spec.max_positions),
                 "bytes_per_token": token,
                 "allocated_per_token": caches[0].nbytes,
                 "bytes_at_longest": kind.bytes(spec, batch=1, capacity=spec.max_positions, dtype=dtype),
                 "allocated_at_longest": caches[1].nbytes,
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: -row["bytes_per_token"])
 
 
 def attention_words(facts: Mapping[str, Any], layers: int) -> str:

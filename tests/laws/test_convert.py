@@ -346,6 +346,17 @@ def test_what_is_exact_is_said():
     changes = {"kv_heads": 6}, {"experts": 3, "shared": True}, {}, {"kv_heads": 1}, {"share": 2}, {"window": 9}
     said = [is_exact(plain(), respec(plain(), **change)) for change in changes]
     assert said == [True, True, True, False, False, False]
+    # A window that the longest text does not fill hides nothing, of a model that has one too.
+    longest = plain().max_positions
+    assert is_exact(plain(), respec(plain(), window=longest)) and not is_exact(plain(), respec(plain(), window=5))
+    assert is_exact(plain(window=longest), respec(plain(window=longest), window=2 * longest, pinned=1))
+
+
+def test_a_model_with_windows_is_told_when_it_sees_further():
+    local = plain(window=4)
+    assert "4 layers see further" in warnings(local, respec(local, window=8))[0]
+    assert "1 layers see further" in warnings(local, respec(local, window=4, pattern=(3, 1)))[0]
+    assert not warnings(local, respec(local, window=3, pinned=1)) and not warnings(local, respec(local, kv_heads=1))
 
 
 def test_a_difference_that_is_no_conversion_is_named():

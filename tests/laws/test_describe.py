@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from openbook.lm.cache import codecs
 from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.convert import respec
 from openbook.lm.describe import attention_words, describe, feed_forward_words, kept
@@ -40,6 +41,17 @@ def test_bytes_by_formula_are_those_allocated(change, per_token, at_longest):
 def test_a_codec_that_cannot_write_a_head_is_left_out():
     spec = ModelSpec(8, 8, (LayerSpec(AttentionSpec(2, 1, 3), FeedForwardSpec(8)),), 8)
     assert [row["codec"] for row in kept(spec, torch.float32)] == ["raw", "int8"]
+
+
+def test_a_codec_of_ones_own_is_listed_by_what_it_costs(monkeypatch):
+    monkeypatch.setattr(codecs, "_codecs", dict(codecs._codecs))
+    codecs.codec("fp64")(type("Fine", (codecs.Raw,), {"widths": lambda self, D, dtype: ((D, torch.float64),)}))
+    assert [row["codec"] for row in kept(SMOLLM2, torch.bfloat16)] == ["fp64", "raw", "int8", "int4"]
+
+
+def test_an_encoder_keeps_nothing():
+    encoder = ModelSpec(8, 8, (LayerSpec(AttentionSpec(2, 1, 4, causal=False), FeedForwardSpec(8)),), 8, head=False)
+    assert kept(encoder, torch.float32) == []
 
 
 def test_every_variant_is_named():

@@ -3,6 +3,7 @@ on the disk."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,9 +133,15 @@ def test_places_that_are_taken(tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "thesis.txt").write_text("years of work")
+    project, both = tmp_path / "project", tmp_path / "both"
+    shutil.copytree(source, both)
+    for work in (project / "config.json", both / "work" / "thesis.txt"):  # each program calls its settings so
+        work.parent.mkdir(parents=True)
+        work.write_text("{}")
     for place, words in (
         (notes, "is no model's folder"), (source, "holds the model that is to be converted"),
         (source.parent, "holds the model that is to be converted"), (notes / "thesis.txt", "is no model's folder"),
+        (project, "is no model's folder"), (both, "holds other folders besides a model"),
     ):  # fmt: skip
         with pytest.raises(Fault, match=words):
             convert_checkpoint(checkpoint, after, place, force=True)
@@ -143,7 +150,7 @@ def test_places_that_are_taken(tmp_path):
         convert_checkpoint(checkpoint, after, tmp_path / "made")
     convert_checkpoint(checkpoint, respec(checkpoint.spec, kv_heads=2), tmp_path / "made", force=True)
     assert open_checkpoint(tmp_path / "made").spec.layers[0].attention.kv_heads == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "models", "notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both", "made", "models", "notes", "project"]
     assert (notes / "thesis.txt").read_text() == "years of work"
 
 

@@ -84,12 +84,15 @@ def _compare(tokenizer: Tokenizer, made: Path, folder: Path) -> None:
 
 
 def free_place(folder: Path, force: bool) -> None:
-    """Refuse a place where something stands: anything without `force`, what is no model's folder even with it."""
+    """Refuse a place where something stands: anything without `force`, what is not a model's folder, and that alone,
+    even with it: all that is in it would go."""
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     model = folder.is_dir() and not folder.is_symlink() and (folder / CONFIG).is_file()
-    if not model:
+    if not model or not any(folder.glob("*.safetensors")):
         raise Fault(f"{folder} exists and is no model's folder; give another place")
+    if any(path.is_dir() for path in folder.iterdir()):
+        raise Fault(f"{folder} holds other folders besides a model; give another place")
     if not force:
         raise Fault(f"{folder} holds a model; give another place, or --force to replace it")
 
