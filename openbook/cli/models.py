@@ -203,7 +203,11 @@ def _for_people(facts: dict[str, Any]) -> dict[str, str]:
         )
     if "check" in facts:
         bad, tokenizer = facts["check"]["not_finite"], facts["check"]["tokenizer"]
-        weights = f"{len(bad)} tensors with weights that are NaN or infinite" if bad else "all weights are finite"
+        weights = (
+            f"{len(bad)} tensor{'s' if len(bad) > 1 else ''} with weights that are NaN or infinite"
+            if bad
+            else "all weights are finite"
+        )
         said["check"] = f"{facts['check']['tensors']} tensors read, {weights}; " + (
             "the tokenizer fits" if tokenizer is None else "the tokenizer does not"
         )

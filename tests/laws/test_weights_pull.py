@@ -143,7 +143,7 @@ def test_terms_are_accepted_or_nothing_is_fetched(joined: Model, monkeypatch: py
 @pytest.mark.parametrize("name", ["weights/gone.gguf", "weights/gone.safetensors"])
 def test_a_file_that_is_not_there_is_not_asked_of_a_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_hub", lambda name, fetch: pytest.fail(f"{name} was sent to the hub"))
-    with pytest.raises(Fault, match="no model 'weights/gone"):
+    with pytest.raises(Fault, match=r"weights/gone\.\w+ does not exist"):
         locate(name, fetch=True)
 
 
@@ -247,6 +247,54 @@ def test_a_hub_name_without_the_library_or_the_network_says_so(model: Model, mon
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(Fault, match="pip install huggingface_hub"):
         locate("owner/repo")
+
+
+SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+REPOSITORIES: dict[str, tuple[list[str], list[str] | str]] = {
+    "Mistral's, with the weights twice": (
+        ["config.json", *SHARDS, "consolidated.safetensors", "original/x.safetensors", "pytorch_model.bin"],
+        [*SHARDS, "*.json", "*.jinja"],
+    ),
+    "one GGUF": (["README.md", "m.Q4_K_M.gguf"], ["m.Q4_K_M.gguf"]),
+    "every kind": ([f"m.Q{i}_0.gguf" for i in range(4, 9)], "holds 5 GGUF files .*download the one"),
+    "pickles": (["config.json", "pytorch_model.bin"], "holds neither safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", REPOSITORIES)
+def test_of_a_hub_only_what_is_read_is_fetched(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, wanted = REPOSITORIES[case]
+    fetched: list[list[str]] = []
+
+    def snapshot(name: str, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        fetched.append(allow_patterns or [])
+        for file in files:
+            (tmp_path / Path(file).name).touch()
+        return str(tmp_path)
+
+    listing = SimpleNamespace(list_repo_files=lambda name: files)
+    library = SimpleNamespace(HfApi=lambda: listing, snapshot_download=snapshot)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)  # type: ignore[arg-type]
+    if isinstance(wanted, str):
+        with pytest.raises(Fault, match=wanted):
+            locate("owner/repo", fetch=True)
+        assert not fetched
+    else:
+        found = locate("owner/repo", fetch=True)
+        assert fetched == [wanted, []] and found == (tmp_path if "config.json" in files else tmp_path / wanted[0])
+
+
+@pytest.mark.parametrize(
+    ("fetch", "said"), [(True, "could not be fetched: no network; or"), (False, "is not here yet")]
+)
+def test_a_hub_that_is_not_reached(fetch: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise OSError("no network\nand more words")
+
+    library = SimpleNamespace(HfApi=lambda: SimpleNamespace(list_repo_files=fails), snapshot_download=fails)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)  # type: ignore[arg-type]
+    with pytest.raises(Fault, match=said):
+        locate("owner/repo", fetch=fetch)
 
 
 def test_the_catalogue_is_sound() -> None:

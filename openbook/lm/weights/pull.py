@@ -58,6 +58,8 @@ def locate(name_or_path: str | Path, *, fetch: bool = False, progress: Progress 
     is_file = path.suffix.lower() in (".gguf", ".safetensors")
     if model is None and not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _hub(name, fetch)
+    if model is None and is_file:
+        raise Fault(f"{name} does not exist; give the path of a .gguf file or of a model folder")
     if model is None:
         names = ", ".join(f"{model.name} ({model.full_name})" for model in CATALOGUE)
         raise Fault(f"no model {name!r}: known are {names}; a path to a .gguf file or a model folder is taken too")
@@ -211,21 +213,52 @@ def _put(ready: Path, folder: Path) -> None:
 
 
 def _hub(name: str, fetch: bool) -> Path:
-    """A repository of the Hugging Face hub, its safetensors or its one GGUF file, where `huggingface_hub` is there."""
+    """A repository of the Hugging Face hub, its safetensors or its one GGUF file, where `huggingface_hub` is there.
+
+    Without a network, what was fetched before is taken.
+    """
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
     except ImportError as error:
         raise Fault(f"{name} looks like a hub name; pip install huggingface_hub, or give a path") from error
-    wanted = ["*.json", "*.safetensors", "*.gguf", "*.jinja"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=not fetch))
+    why: Exception | None = None
     # The library raises whatever its transports raise.
+    if fetch:
+        try:
+            files = HfApi().list_repo_files(name)
+        except Exception as error:
+            why = error
+        else:
+            wanted = _of_repository(name, files)
+            try:
+                snapshot_download(name, allow_patterns=wanted)
+            except Exception as error:
+                raise _not_fetched(name, error) from error
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
     except Exception as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise Fault(f"the hub model {name} could not be fetched: {words[0]}; or give a path") from error
-    files = sorted(folder.glob("*.gguf"))
-    if (folder / "config.json").is_file() and not files:
-        return folder
-    if len(files) != 1:
-        raise Fault(f"{name} holds {len(files)} GGUF files in {folder}; give the path of one of them")
-    return files[0]
+        if why is not None:
+            raise _not_fetched(name, why) from error
+        raise Fault(f"the hub model {name} is not here yet; answering with it (--model {name}) fetches it") from error
+    ggufs = sorted(folder.glob("*.gguf"))
+    return ggufs[0] if len(ggufs) == 1 and not (folder / "config.json").is_file() else folder
+
+
+def _not_fetched(name: str, error: Exception) -> Fault:
+    words = str(error).strip().splitlines() or [type(error).__name__]
+    return Fault(f"the hub model {name} could not be fetched: {words[0]}; or give a path")
+
+
+def _of_repository(name: str, files: list[str]) -> list[str]:
+    """Which files of a repository are the model: many hold it several times over."""
+    top = [file for file in files if "/" not in file]
+    tensors = [file for file in top if file.endswith(".safetensors") and not file.startswith("consolidated")]
+    if "config.json" in top and tensors:
+        return [*tensors, "*.json", "*.jinja"]
+    ggufs = sorted(file for file in top if file.endswith(".gguf"))
+    if len(ggufs) == 1:
+        return ggufs
+    if not ggufs:
+        raise Fault(f"{name} holds neither safetensors with a config.json nor a GGUF file; only these are read")
+    listed = ", ".join(ggufs[:6]) + (" …" if len(ggufs) > 6 else "")
+    raise Fault(f"{name} holds {len(ggufs)} GGUF files ({listed}); download the one you want and give its path")
