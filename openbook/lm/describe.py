@@ -88,8 +88,9 @@ def words(rule: Rule) -> str:
 def kept(spec: ModelSpec, dtype: torch.dtype) -> list[Facts]:
     """What keys and values cost, a row a codec, the dearest first; no row for an encoder, which keeps none.
 
-    Bytes a token and for the longest text, by formula and as allocated: what is allocated is asked of the cache itself, made on a device that has no memory to fill. A text shorter than
-    every window pays the bytes of a token for each of its tokens; the longest shows what windows save.
+    Bytes a token and for the longest text, by formula and as allocated: that is asked of the cache itself, made on a
+    device that has no memory to fill. A text shorter than every window pays the bytes of a token for each of its
+    tokens; the longest shows what windows save.
     """
     from openbook.lm.cache.codecs import codec_named, codec_names
     from openbook.lm.cache.make import CacheSpec, make_cache
