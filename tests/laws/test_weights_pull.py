@@ -174,7 +174,7 @@ def test_names_paths_and_what_is_not_here(model: Model, tmp_path: Path) -> None:
         locate("tiny-model-1b")
     with pytest.raises(Fault, match=r"no model 'other': known are tiny \(tiny-model-1b\); a path"):
         locate("other", fetch=True)
-    with pytest.raises(Fault, match="no model"):
+    with pytest.raises(Fault, match=r"absent\.gguf does not exist"):
         locate(tmp_path / "absent.gguf", fetch=True)
     with pytest.raises(Fault, match="no model 'other' in the catalogue"):
         pull("other")
