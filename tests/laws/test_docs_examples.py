@@ -1,4 +1,4 @@
-"""The examples of the pages on attention and positions run as they are printed."""
+"""The examples of the pages on attention and positions run as they are printed; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ def test_examples_run(page: str) -> None:
     assert len(examples(page)) == 2
     for example in examples(page):
         exec(compile(example, page, "exec"), {})  # noqa: S102 - our own page
+
+
+def test_the_description_of_the_entrance_page_is_a_model() -> None:
+    exec(compile(examples("language-model.md")[1], "language-model.md", "exec"), {})  # noqa: S102 - our own page
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md")))
+def test_links_lead_somewhere(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    targets = {target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target}
+    named = set(re.findall(r"docs/([\w-]+\.md)", text))
+    assert all((DOCS / target).exists() for target in (targets | named) - {""}), targets | named
 
 
 def test_the_mask_of_the_page_narrows_what_is_seen() -> None:
