@@ -252,3 +252,49 @@ def test_what_no_token_can_spell_is_told() -> None:
     guide = Guides(small).guide(Constraint("regex", "a"))
     with pytest.raises(Fault, match="no token of this model"):
         Draft(guide=guide).allow(torch.full((small.vocabulary,), float("-inf")))
+
+
+KEYWORDS = [
+    "type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "pattern",
+    "format", "required", "minimum", "maximum", "multipleOf", "minItems", "maxItems", "minLength", "maxLength",
+    "additionalProperties", "prefixItems", "patternProperties", "if", "then", "x-guidance", "exclusiveMinimum",
+]  # fmt: skip
+WORDS_IN_SCHEMAS = [
+    "string",
+    "object",
+    "#",
+    "#/$defs/a",
+    "a*",
+    "(",
+    "date",
+    "\ud800",
+    "\x00",
+    "é\n",
+    "integer",
+    "array",
+]
+SCALARS = st.sampled_from([None, True, False, 0, -1, 2.5, 1e300, 10**40, *WORDS_IN_SCHEMAS])
+NAMES = st.sampled_from([*KEYWORDS, "a", "é\n"])
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), ANYTHING, max_size=4))
+@settings(deadline=None, max_examples=200)
+def test_any_schema_is_taken_or_refused_in_a_line(schema: dict[str, Any]) -> None:
+    try:
+        Constraint("json_schema", json.dumps(schema))
+    except Fault as fault:
+        assert "\n" not in str(fault) and len(str(fault)) < 500
+
+
+@given(st.text(st.sampled_from("ab(){}[]|*+?\\^$.-dwsb/,09é\n\x00\ud800\"'&~<>=!:P#i "), max_size=14))
+@settings(deadline=None, max_examples=200)
+def test_any_expression_is_taken_or_refused_in_a_line(pattern: str) -> None:
+    try:
+        Constraint("regex", pattern)
+    except Fault as fault:
+        assert "\n" not in str(fault) and len(str(fault)) < 500

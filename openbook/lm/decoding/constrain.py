@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Kind = Literal["json_schema", "regex"]
 LONGEST = 1 << 16
 """Characters of a schema or a regular expression that are taken."""
-SEARCHED = 200
+SEARCHED = 50
 """Parts of a bad schema that are tried to say which of them is bad."""
 # One line, a space after comma and colon as JSON mostly has: free white space lets a small model write nothing else.
 STYLE: JsonCompileOptions = {
@@ -74,6 +74,8 @@ class Constraint:
             raise Fault(f"the {self.name} is empty")
         if len(self.text) > LONGEST:
             raise Fault(f"a {self.name} of {len(self.text)} characters is too long; at most {LONGEST}")
+        if any("\ud800" <= character <= "\udfff" for character in self.text):
+            raise Fault(f"the {self.name} is not text: it has halves of characters in it")
         if not (error := _wrong(self.grammar)):
             return
         if self.kind == "json_schema":
@@ -228,7 +230,10 @@ class Guide:
 def _json_grammar(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=STYLE)
+    try:
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=STYLE)
+    except ValueError as error:  # numbers and characters that Python's JSON has and others do not
+        raise Fault(f"the JSON schema is not JSON: {_short(str(error))}") from error
 
 
 def _regex_grammar(pattern: str) -> str:
@@ -269,7 +274,7 @@ def _place(schema: dict[str, Any], error: str) -> str:
         if isinstance(part, dict) and "$ref" not in part and _wrong(_json_grammar({**shared, **part})) == error:
             path += step
             parts = _parts(part)
-    return f" at {path}" if path else ""
+    return f" at {_short(path)}" if path else ""
 
 
 def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
