@@ -1,10 +1,13 @@
 """What a cache allocates follows its formula to the byte; sharing and windows shrink it; what cannot be is refused."""
 
+import itertools
+
 import pytest
 import torch
 from cache_specs import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from openbook.errors import Fault
 from openbook.lm.backends.torch import TorchRunner
@@ -121,6 +124,19 @@ def test_after_a_forward_keys_and_their_positions_are_all_that_is_kept(layout, w
         held = sum(tensor.untyped_storage().nbytes() for tensor in tensors(cache, {}).values())
         columns = max(cache.plan.columns(layout, 40, 4))
         assert held == cache.nbytes + 8 * 2 * (columns + 1)  # a position a column, the next of each row
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("layout", ["dense", "paged"])
+def test_reading_a_slot_needs_little_more_than_what_is_read(layout, codec):
+    spec = model(AttentionSpec(4, 2, 64))
+    cache = make_cache(spec, CacheSpec(layout, codec), 2, 512, torch.float32, CPU)
+    cache.extend(torch.arange(512).expand(2, -1))
+    cache.write(0, torch.ones(2, 2, 512, 64), torch.ones(2, 2, 512, 64))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        k, v = cache.read(0)
+    changes = [event.nbytes() for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert max(itertools.accumulate(changes), default=0) < 1.5 * (k.nbytes + v.nbytes)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

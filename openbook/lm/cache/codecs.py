@@ -112,7 +112,7 @@ class Int8(_Sized):
         return (x / scale.float()).round().to(torch.int8), scale
 
     def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:
-        return parts[0].to(dtype) * parts[1].to(dtype)
+        return parts[0].to(dtype).mul_(parts[1].to(dtype))  # in place: a slot is as large as a text is long
 
     def bound(self, x: Tensor) -> Tensor:
         return self._scale(x.float()).float() * (0.5 + 1e-4)
@@ -146,7 +146,7 @@ class Int4(_Sized):
     def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:
         packed, scale, low = parts
         steps = torch.cat((packed & 15, packed >> 4), dim=-1).to(dtype)
-        return steps * scale.to(dtype) + low.to(dtype)
+        return steps.mul_(scale.to(dtype)).add_(low.to(dtype))
 
     def bound(self, x: Tensor) -> Tensor:
         scale, low = self._scale(x.float())
