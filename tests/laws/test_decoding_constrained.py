@@ -224,6 +224,24 @@ def test_what_cannot_be_demanded_is_told_with_its_place(kind: Any, text: str, wo
     assert all(word in message for word in words) and "\n" not in message and len(message) < 400, message
 
 
+def test_a_panic_of_the_library_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cuts its messages at a byte, which may lie within a character."""
+
+    class PanicException(BaseException):
+        pass
+
+    class Panics:
+        grammar_from_lark = str
+
+        @staticmethod
+        def validate_grammar_with_warnings(*_: Any, **__: Any) -> None:
+            raise PanicException("end byte index 100 is not a char boundary")
+
+    monkeypatch.setattr("llguidance.LLMatcher", Panics)
+    with pytest.raises(Fault, match="not understood"):
+        Constraint("regex", "a")
+
+
 def test_demands_of_strangers_are_bounded(tiny_model: LanguageModel) -> None:
     """Either the work is small, or it is refused: while the grammar is made, or at the step that would be too much."""
     many: dict[str, Any] = {
