@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from openbook.errors import Fault
 from openbook.lm.encoder import Encoder, batches, longest_text, pad, pieces_of
 from openbook.lm.spec import ModelSpec, require
+from openbook.lm.tokenizer import well_formed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as WordPieces
@@ -60,7 +61,7 @@ class TextClassifier:
     def logits(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
         """Logits float32 `[N, C]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
         # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
-        ids = [e.ids for e in self._pieces.encode_batch([text[: self.max_tokens * 32] for text in texts])]
+        ids = [e.ids for e in self._pieces.encode_batch([well_formed(text[: self.max_tokens * 32]) for text in texts])]
         if not all(ids):
             raise Fault("a text without any token cannot be classified; give the tokenizer a post-processor, or text")
         logits_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.lm.cache.protocol import Transient
+from openbook.lm.pooling import Pooling, pooling_of
 from openbook.lm.spec import ModelSpec, require
 from openbook.lm.stack import Stack
+from openbook.lm.tokenizer import well_formed
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -67,10 +69,14 @@ class Encoder(Stack):
 
 
 class TextEncoder:
-    """Texts to unit vectors: word pieces, encoder, mean over tokens, normalised (Reimers 2019, arXiv 1908.10084)."""
+    """Texts to unit vectors: word pieces, encoder, mean over tokens or the first one, normalised (Reimers 2019, arXiv
+    1908.10084)."""
 
-    def __init__(self, encoder: Encoder, pieces: WordPieces, name: str, max_tokens: int) -> None:
+    def __init__(
+        self, encoder: Encoder, pieces: WordPieces, name: str, max_tokens: int, pooling: Pooling = "mean"
+    ) -> None:
         self.encoder = encoder.eval()
+        self.pooling = pooling
         self.name = name
         self.width = encoder.spec.width
         self.max_tokens = min(max_tokens, encoder.spec.max_positions)
@@ -91,25 +97,27 @@ class TextEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Word pieces of each text, without the special ones."""
-        return [len(e.ids) for e in self._pieces.encode_batch_fast(list(texts), add_special_tokens=False)]
+        sound = list(map(well_formed, texts))
+        return [len(e.ids) for e in self._pieces.encode_batch_fast(sound, add_special_tokens=False)]
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Character offsets of each word piece of a text, end exclusive."""
-        return list(self._pieces.encode(text, add_special_tokens=False).offsets)
+        return list(self._pieces.encode(well_formed(text), add_special_tokens=False).offsets)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         return list(self._shortened.encode_batch([self._bounded(t) for t in texts]))
 
     def _bounded(self, text: str) -> str:
         # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
-        return text[: self.max_tokens * 32]
+        return well_formed(text[: self.max_tokens * 32])
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         tokens_BT, positions_BT = pad(ids)
         with torch.inference_mode():
             hidden_BTM = self.encoder(tokens_BT.to(self.device), positions_BT.to(self.device))
-            real_BT1 = (positions_BT >= 0).to(hidden_BTM)[..., None]
-            mean_BM = (hidden_BTM * real_BT1).sum(1) / real_BT1.sum(1)
+            counted_BT = positions_BT == 0 if self.pooling == "first" else positions_BT >= 0
+            counted_BT1 = counted_BT.to(hidden_BTM)[..., None]
+            mean_BM = (hidden_BTM * counted_BT1).sum(1) / counted_BT1.sum(1).clamp(min=1)  # a text without a token: 0
             unit: npt.NDArray[np.float32] = F.normalize(mean_BM.float(), dim=-1).cpu().numpy()
         return unit
 
@@ -125,10 +133,11 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
     with torch.device("meta"):
         encoder = Encoder(spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
+    pooling = pooling_of(checkpoint)
     state = dict(checkpoint.state(torch.float32))
     encoder.load_state_dict(state, assign=True)
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens=max_tokens)
+    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens, pooling)
 
 
 def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:

@@ -119,19 +119,19 @@ class Tokenizer:
 
         `special` adds what the model wants around every text (BOS; `[CLS]` and `[SEP]` of BERT) and nothing else.
         """
-        ids: list[int] = self._plain.encode(_sound(text), add_special_tokens=special).ids
+        ids: list[int] = self._plain.encode(well_formed(text), add_special_tokens=special).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """`encode` of each text, in parallel."""
-        sound = list(map(_sound, texts))
+        sound = list(map(well_formed, texts))
         return [encoding.ids for encoding in self._plain.encode_batch(sound, add_special_tokens=special)]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that this program wrote: control tokens in it are control tokens. No BOS is added."""
         if self._parts_freely:
             return self._parted(text, str)
-        ids: list[int] = self._whole.encode(_sound(text), add_special_tokens=False).ids
+        ids: list[int] = self._whole.encode(well_formed(text), add_special_tokens=False).ids
         return ids
 
     def _parted(self, text: str, restore: Callable[[str], str]) -> list[int]:
@@ -326,7 +326,7 @@ class Stream:
         return new
 
 
-def _sound(text: str) -> str:
+def well_formed(text: str) -> str:
     """The text with `?` for lone surrogates, which are no characters and which the library does not take."""
     try:
         text.encode()

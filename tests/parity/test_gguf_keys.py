@@ -8,6 +8,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+import transformers as hf
 from gguf_writer import write_gguf
 from test_gguf_families import MODELS, TEXT, causal, of
 
@@ -108,6 +109,16 @@ def test_what_is_no_whole_model_says_so(case: str, tmp_path: Path) -> None:
     writer.add_tensor("blk.0.attn_norm.weight", torch.ones(8).numpy())
     closed(writer)
     with pytest.raises(Fault, match=said):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("start", ["two", 1.5, True])
+def test_t5_begins_with_a_token(start: Any, tmp_path: Path) -> None:
+    config = hf.T5Config(
+        vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    path = write_gguf(hf.T5ForConditionalGeneration(config), "t5", tmp_path / "m.gguf", decoder_start_token_id=start)
+    with pytest.raises(Fault, match="decoder_start_token_id is .* not a token's id"):
         open_checkpoint(path)
 
 

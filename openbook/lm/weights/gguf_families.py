@@ -119,7 +119,7 @@ def gpt2(fields: Fields, tensors: Tensors, load: Load | None) -> ModelSpec:
 def bert(fields: Fields, tensors: Tensors, load: Load | None) -> ModelSpec:
     """BERT and RoBERTa encoders; RoBERTa's positions are stored without their offset."""
     fields.only("attention.causal", False)
-    fields.take("pooling_type")  # what is made of the output, not how it is made
+    fields.take("pooling_type")  # what is made of the output: `openbook.lm.pooling`
     width, heads = fields.whole("embedding_length"), fields.whole("attention.head_count")
     norm = NormSpec("layer", fields.real("attention.layer_norm_epsilon"))
     kv_heads = fields.whole("attention.head_count_kv", heads)
@@ -182,7 +182,7 @@ def t5(fields: Fields, tensors: Tensors, load: Load | None) -> Seq2SeqSpec:
             logit_scale=width**-0.5 if tied else 1.0,
             memory_width=width,
         ),
-        start=int(fields.take("decoder_start_token_id", 0)),
+        start=fields.token("decoder_start_token_id", 0),
     )
     fields.only("vocab_size", spec.decoder.vocabulary)
     fields.finish({"tensor_data_layout"})
