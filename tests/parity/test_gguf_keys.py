@@ -118,7 +118,7 @@ def test_t5_begins_with_a_token(start: Any, tmp_path: Path) -> None:
         vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4, decoder_start_token_id=0
     )
     path = write_gguf(hf.T5ForConditionalGeneration(config), "t5", tmp_path / "m.gguf", decoder_start_token_id=start)
-    with pytest.raises(Fault, match="decoder_start_token_id is .* not a token's id"):
+    with pytest.raises(Fault, match=r"decoder_start_token_id is .* not a token's id"):
         open_checkpoint(path)
 
 
