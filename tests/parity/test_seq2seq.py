@@ -460,3 +460,18 @@ def test_buckets_are_transformers_to_the_last_distance(both_ways: bool) -> None:
         ours = RelativeBias(1, buckets, most, both_ways).bucket(distance)
         theirs = T5Attention._relative_position_bucket(-distance, both_ways, buckets, most)
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("again", ["lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
+def test_an_embedding_stored_again_must_be_the_same(tmp_path: Path, again: str) -> None:
+    config = T5Config(vocab_size=V, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    for other, fits in ((stored["shared.weight"].clone(), True), (stored["shared.weight"] + 1, False)):
+        save_file(stored | {again: other}, tmp_path / "model.safetensors")
+        checkpoint = open_checkpoint(tmp_path)
+        if fits:
+            assert len(dict(checkpoint.state())) == len(checkpoint.made)
+            continue
+        with pytest.raises(Fault, match=f"{again} differs from shared.weight"):
+            list(checkpoint.state())

@@ -115,7 +115,7 @@ def _twice(spec: ModelSpec | Seq2SeqSpec, table: NameTable) -> dict[str, str]:
     again = [f"{at}head.weight"] if decoder.head and decoder.tied else []
     embedding = original(spec, f"{at}embedding.weight")
     again += [f"{at}embedding.weight"] if embedding != f"{at}embedding.weight" else []
-    names: dict[str, str] = {}
+    names = {spelling: embedding for name in table.again for spelling in table.spellings(name)}
     for ours in again:
         try:
             names |= dict.fromkeys(table.spellings(table.theirs(ours)), embedding)

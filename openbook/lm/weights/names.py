@@ -31,7 +31,7 @@ class NameTable:
     `modules` maps modules of ours to modules of theirs, whose `.weight` and `.bias` keep their names; `tensors` maps
     single parameters, whole names on both sides, and is asked first. Their names may stand after one of `prefixes`,
     the first of which is written. `renamed` are old spellings of parts of names, `ignored` patterns of tensors that
-    the model does not use.
+    the model does not use; `again` names under which the embedding may be stored once more.
     """
 
     modules: dict[str, Value]
@@ -39,6 +39,7 @@ class NameTable:
     ignored: tuple[str, ...] = ()
     renamed: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, Value] = field(default_factory=dict)
+    again: tuple[str, ...] = ()
 
     def find(self, ours: str) -> tuple[Recipe, str] | None:
         """How our parameter is stored, and the leaf that is added to names; None if the table does not say."""

@@ -71,7 +71,8 @@ BART = NameTable(
     {"encoder.embedding": "shared", "decoder.head": "lm_head", **_side("encoder"), **_side("decoder")},
     tensors={"decoder.head.bias": Either(Leading("final_logits_bias"), Nought("shared.weight"))},
     prefixes=("model.", ""),
-    ignored=(r"(model\.)?(encoder|decoder)\.(embed_tokens\.weight|version)",),
+    ignored=(r"(model\.)?(encoder|decoder)\.version",),
+    again=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
     renamed={"shared.weight": "encoder.embed_tokens.weight"},
 )
 

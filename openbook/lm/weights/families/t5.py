@@ -45,10 +45,8 @@ def _side(side: str) -> dict[str, Value]:
 
 T5 = NameTable(
     {"encoder.embedding": "shared", "decoder.head": "lm_head", **_side("encoder"), **_side("decoder")},
-    ignored=(
-        r"(encoder|decoder)\.embed_tokens\.weight",
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    ),
+    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    again=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
     renamed={
         "lm_head.weight": "shared.weight",  # 1.1 as transformers 5 writes it where the head is the embedding after all
         "shared.weight": "encoder.embed_tokens.weight",
