@@ -107,7 +107,8 @@ def ask(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Of beams: yes at N ended answers, no while a longer may win, never before none can; else no.",
+            help="Of beams: search no further once N answers have ended (yes), the others fall behind (no), "
+            "or none can win any more (never); else no.",
             rich_help_panel=WRITING,
         ),
     ] = None,
