@@ -1,4 +1,4 @@
-"""Real checkpoints: greedy text after long prompts is transformers' own, word for word, under every cache."""
+"""Real checkpoints: greedy text after long prompts, past Gemma's window, is transformers' own, token for token."""
 
 from __future__ import annotations
 
