@@ -82,9 +82,11 @@ class TextClassifier:
 
 def load_classifier(name: str | Path, device: str | None = None, *, fetch: bool = True) -> TextClassifier:
     """A text classifier from a folder (or hub name) of safetensors + config.json + tokenizer.json, in fp32."""
+    from openbook.lm.device import device_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
+    target = device_named(device)
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_classifier")
     spec = cast("ModelSpec", checkpoint.spec)
@@ -92,5 +94,5 @@ def load_classifier(name: str | Path, device: str | None = None, *, fetch: bool 
     with torch.device("meta"):
         classifier = Classifier(spec)
     classifier.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)
-    classifier.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    classifier.to(target)
     return TextClassifier(classifier, pieces, checkpoint.name, max_tokens)

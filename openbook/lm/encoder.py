@@ -124,9 +124,11 @@ class TextEncoder:
 
 def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True) -> TextEncoder:
     """A text encoder in fp32: by name (`minilm`), GGUF file, or folder of safetensors, config and tokenizer.json."""
+    from openbook.lm.device import device_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
+    target = device_named(device)
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_encoder")
     spec = cast("ModelSpec", checkpoint.spec)
@@ -136,7 +138,7 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
     pooling = pooling_of(checkpoint)
     state = dict(checkpoint.state(torch.float32))
     encoder.load_state_dict(state, assign=True)
-    encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder.to(target)
     return TextEncoder(encoder, pieces, checkpoint.name, max_tokens, pooling)
 
 

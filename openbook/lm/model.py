@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-import torch
-
 from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.make import AUTO, CacheSpec
@@ -57,12 +55,13 @@ def load_model(
     `precision` `auto` is bf16 where the device multiplies it natively, else fp32. `cache` says how keys and values are
     kept. Raises `Fault` for what cannot be read, `SpecError` for what cannot be built.
     """
-    from openbook.lm.backends.torch import TorchRunner, default_device, default_dtype
+    from openbook.lm.backends.torch import TorchRunner
+    from openbook.lm.device import device_named, dtype_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
-    target = torch.device(device) if device else default_device()
-    dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    target = device_named(device)
+    dtype = dtype_named(precision, target)
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_model")
     spec = cast("ModelSpec", checkpoint.spec)

@@ -251,12 +251,12 @@ def load_seq2seq(
     fetch: bool = True,
 ) -> Seq2SeqModel:
     """An encoder–decoder by hub name, GGUF file, or folder of safetensors + config.json + tokenizer.json."""
-    from openbook.lm.backends.torch import default_device, default_dtype
+    from openbook.lm.device import device_named, dtype_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
-    target = torch.device(device) if device else default_device()
-    dtype = {"auto": default_dtype(target), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    target = device_named(device)
+    dtype = dtype_named(precision, target)
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_seq2seq")
     spec, tokenizer = cast("Seq2SeqSpec", checkpoint.spec), checkpoint.tokenizer()

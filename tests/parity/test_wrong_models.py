@@ -93,6 +93,19 @@ def test_a_folder_of_gguf_says_which_to_give(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("does", MODELS)
+@pytest.mark.parametrize("device", ["tpu9", "meta", "cuda:99"])
+def test_a_device_that_is_not_here_is_named(does: str, device: str, tmp_path: Path) -> None:
+    with pytest.raises(Fault, match=f"there is no device '{device}' here"):
+        MODELS[does][0](tmp_path, device=device)
+
+
+def test_a_precision_that_is_none_is_named() -> None:
+    for opener in (load_model, load_seq2seq):
+        with pytest.raises(Fault, match="no precision is called 'int8'; known are auto, bf16, fp32"):
+            opener("nowhere", precision="int8")  # type: ignore[arg-type]
+
+
 def test_a_device_is_no_file() -> None:
     with pytest.raises(Fault, match="/dev/null is no file"):
         open_checkpoint("/dev/null")

@@ -14,20 +14,9 @@ from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
 from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.decoder import Decoder
+from openbook.lm.device import default_device as default_device
+from openbook.lm.device import default_dtype as default_dtype
 from openbook.lm.spec import ModelSpec
-
-
-def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on a GPU and on CPUs that multiply bf16 natively; elsewhere fp32, which is faster there."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 class TorchRunner:
