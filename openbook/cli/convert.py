@@ -74,8 +74,8 @@ def convert(
         typer.Option(metavar="E", min=1, rich_help_panel=EXPERTS, help="Copy each feed-forward into E experts."),
     ] = None,
     active: Annotated[
-        int, typer.Option(metavar="K", min=1, rich_help_panel=EXPERTS, help="Experts that a token passes.")
-    ] = 2,
+        int | None, typer.Option(metavar="K", min=1, rich_help_panel=EXPERTS, help="Experts a token passes; else 2.")
+    ] = None,
     shared: Annotated[
         bool, typer.Option("--shared", metavar="", rich_help_panel=EXPERTS, help="And one that every token passes.")
     ] = False,
@@ -98,9 +98,11 @@ def convert(
         "window": window,
         "pattern": _ratio(pattern),
     }
-    given |= {"pinned": pinned, "experts": experts, "active": active, "shared": shared}
+    given |= {"pinned": pinned, "experts": experts, "active": active or 2, "shared": shared}
     if kv_heads is None and share is None and window is None and experts is None:
         raise typer.BadParameter("say what to change: --kv-heads, --share, --window or --experts")
+    if active is not None and experts is None:
+        raise typer.BadParameter("--active is how many experts a token passes; say how many there are: --experts")
     from openbook.cli.models import here
 
     path = here(model)

@@ -202,6 +202,7 @@ def test_the_command_line(tmp_path, capsys):
         (["--share", "two"], 2, "--share takes a number of layers"),
         (["--window", "4", "--pattern", "5"], 2, "--pattern takes local and global"),
         (["--experts", "2", "--active", "3", "--force"], 1, "3 of 2 experts"),
+        (["--kv-heads", "1", "--active", "3", "--force"], 2, "say how many there are"),
     ):
         assert main(["convert", source, made, *options]) == status
         assert words in capsys.readouterr().err.replace("\n", " ")
