@@ -112,15 +112,22 @@ class _Writing:
 
     def _write(self, reading: Reading) -> Generator[Token, None, tuple[list[Step], list[Token]]]:
         """Each token as soon as its text is sure, and in the end the steps they come from."""
-        settings, tokenizer, end = self.reader.settings, self.reader.model.tokenizer, 0
+        tokenizer, end = self.reader.model.tokenizer, 0
         steps: list[Step] = []
         tokens: list[Token] = []
-        for step, text in spelled(self._steps(reading), lambda step: step.token, Spelling(tokenizer, settings.stop)):
+        for step, text in spelled(self._steps(reading), lambda step: step.token, Spelling(tokenizer, self._stops)):
             tokens.append(token_of(step, text, end, reading.mixture))
             steps.append(step)
             end += len(text)
             yield tokens[-1]
         return steps, tokens
+
+    @property
+    def _stops(self) -> tuple[str, ...]:
+        """Strings that end the answer; one held to a form ends where the form does."""
+        settings = self.reader.settings
+        ends = () if settings.constraint is not None else self.reader.model.tokenizer.turn_ends
+        return (*settings.stop, *ends)
 
     def _steps(self, reading: Reading) -> Iterator[Step]:
         """The chosen tokens: one by one, or those of the best beam once it is found."""
@@ -133,7 +140,7 @@ class _Writing:
             yield from generate(mixture, settings.sampling, draft, settings.max_tokens, fixed_prior=fixed)
             fits = draft.fits
         else:
-            draft.spelling = Spelling(model.tokenizer, settings.stop) if settings.stop else None
+            draft.spelling = Spelling(model.tokenizer, self._stops) if self._stops else None
             best = search(mixture, settings.beams, draft, settings.max_tokens, penalty=penalty)[0]
             fits = best.fits
             yield from best.steps

@@ -189,7 +189,7 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The prompt of `messages` (each with `role` and `content`) by the model's chat template.
 
-        A model without one gets `Role: content` paragraphs and `Assistant:`. Where the template refuses a system
+        A model without one gets paragraphs and `Answer:`. Where the template refuses a system
         message, as Gemma's and Mistral's do, its text begins the first user message instead. Encode it with
         `encode_template` only if the messages are trusted; else use `encode_chat`. Raises `Fault` if the template
         fails.
@@ -203,6 +203,11 @@ class Tokenizer:
             if folded is None:
                 raise
             return chat.render(self.chat_template, folded, add_generation_prompt, **names)
+
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """Strings that end an answer besides the end tokens: a model without a template goes on after a blank line."""
+        return ("\n\n",) if self.chat_template is None else ()
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Ids of the chat prompt in which no message can spell a control token; the template's own stay what they are.

@@ -23,6 +23,7 @@ from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.decoding.sampling import Sampling
 from openbook.lm.model import LanguageModel
+from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.reading import Reader
 from openbook.mix.settings import Settings
 
@@ -93,6 +94,16 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it(reader: Reader) -> None:
     assert answer.evidence is not None and len(answer.evidence.log_p_TS) == len(answer.tokens)
     seen = list(stream(QUESTION, book=reader.book, model=reader.model, encoder=reader.encoder, settings=settings))
     assert "".join(token.text for token in seen).strip() == answer.text
+
+
+def test_a_model_without_a_template_stops_where_its_turn_ends(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reader.model.tokenizer.turn_ends == ()
+    drawn = {"sampling": Sampling(30.0, seed=3)}
+    whole = answered(reader, **drawn).text
+    monkeypatch.setattr(Tokenizer, "turn_ends", (whole[4:6],))
+    assert answered(reader, **drawn).text == whole[: whole.index(whole[4:6])].rstrip() != whole
+    monkeypatch.setattr(Tokenizer, "turn_ends", ("a",))  # what is held to a form ends where the form does
+    assert answered(reader, constraint=SHORT).text in ('"Vass"', '"nobody"')
 
 
 def test_a_stream_gives_all_that_an_answer_has(reader: Reader) -> None:

@@ -57,8 +57,8 @@ def templated(tmp_path: Path, template: str | None) -> Tokenizer:
 
 def test_without_a_template_it_is_plain(tmp_path: Path) -> None:
     tokenizer = templated(tmp_path, None)
-    assert tokenizer.render_chat(CHAT) == "System: Be brief.\n\nUser: Who wrote  Emma?\n\n\nAssistant:"
-    assert tokenizer.render_chat(CHAT[:1], add_generation_prompt=False) == "System: Be brief."
+    assert tokenizer.render_chat(CHAT) == "Be brief.\n\nWho wrote  Emma?\n\n\nAnswer:"
+    assert tokenizer.render_chat(CHAT[:1], add_generation_prompt=False) == "Be brief."
 
 
 NESTED = "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"

@@ -29,6 +29,7 @@ MAX_INDENT = 64
 _WIDE = re.compile(
     r"\d{5}|%[^%a-zA-Z]*\*|\{[^{}]*:[^{}]*\{"
 )  # in a format: a width of five digits, or one from elsewhere
+ANSWER = "Answer:"
 _ABSENT = ("batch", "filesizeformat", "pprint", "random", "round", "slice", "urlize", "wordwrap", "xmlattr")
 _REFUSED = frozenset({"translate", "maketrans", "encode", "to_bytes"})
 
@@ -36,7 +37,7 @@ _REFUSED = frozenset({"translate", "maketrans", "encode", "to_bytes"})
 def render(template: str | None, messages: Sequence[Message], add_generation_prompt: bool, **names: Any) -> str:
     """The prompt of `messages`, each with `role` and `content`; `names` are further variables of the template.
 
-    Without a template: `Role: content` paragraphs, then `Assistant:`. Raises `Fault` with the template's own words
+    Without a template: paragraphs, then `Answer:`. Raises `Fault` with the template's own words
     where it refuses the messages, and jinja's where it is wrong.
     """
     for message in messages:
@@ -73,9 +74,13 @@ def folded(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def plain(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """The prompt for a model without a template: `Role: content` paragraphs, then `Assistant:`."""
-    paragraphs = [f"{message['role'].capitalize()}: {message.get('content') or ''}" for message in messages]
-    return "\n\n".join([*paragraphs, "Assistant:"] if add_generation_prompt else paragraphs)
+    """The prompt for a model without a template: paragraphs, the assistant's after `Answer:`.
+
+    Such a model has seen texts and no turns: names before each paragraph make it go on with them.
+    """
+    said = {"assistant": f"{ANSWER} "}
+    paragraphs = [f"{said.get(message['role'], '')}{message.get('content') or ''}" for message in messages]
+    return "\n\n".join([*paragraphs, ANSWER] if add_generation_prompt else paragraphs)
 
 
 @lru_cache(maxsize=8)
