@@ -47,9 +47,9 @@ def convert(
         typer.Option("--kv-heads", metavar="N", min=1, rich_help_panel=HEADS, help="1: MQA; all: MHA; between: GQA."),
     ] = None,
     pool: Annotated[
-        Literal["mean", "first", "random"],
-        typer.Option(rich_help_panel=HEADS, help="What fewer key/value heads are made of."),
-    ] = "mean",
+        Literal["mean", "first", "random"] | None,
+        typer.Option(rich_help_panel=HEADS, help="What fewer key/value heads are made of; else mean."),
+    ] = None,
     share: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +103,8 @@ def convert(
         raise typer.BadParameter("say what to change: --kv-heads, --share, --window or --experts")
     if active is not None and experts is None:
         raise typer.BadParameter("--active is how many experts a token passes; say how many there are: --experts")
+    if pool is not None and kv_heads is None:
+        raise typer.BadParameter("--pool is what fewer key/value heads are made of; say how many: --kv-heads")
     from openbook.cli.models import here
 
     path = here(model)
@@ -115,13 +117,13 @@ def convert(
     source = open_checkpoint(path)
     before = decoder_or_encoder(source)
     after = respec(before, **given)
-    said = warnings(before, after, pool)
+    said = warnings(before, after, pool or "mean")
     remark(f"{source.name} → {folder} …")
     with progress_bar() as bar:
         names = len(parameters(after))
         done = iter(range(1, 1 << 31))
         layout = convert_checkpoint(
-            source, after, folder, pool=pool, seed=seed, force=force,
+            source, after, folder, pool=pool or "mean", seed=seed, force=force,
             dtype={"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype],
             progress=None if bar is None else lambda name: bar(min(next(done), names), names, name),
         )  # fmt: skip

@@ -203,6 +203,7 @@ def test_the_command_line(tmp_path, capsys):
         (["--window", "4", "--pattern", "5"], 2, "--pattern takes local and global"),
         (["--experts", "2", "--active", "3", "--force"], 1, "3 of 2 experts"),
         (["--kv-heads", "1", "--active", "3", "--force"], 2, "say how many there are"),
+        (["--share", "2", "--pool", "first", "--force"], 2, "say how many: --kv-heads"),
     ):
         assert main(["convert", source, made, *options]) == status
         assert words in capsys.readouterr().err.replace("\n", " ")
