@@ -276,3 +276,9 @@ def test_a_damaged_model_is_told_not_believed(tiny_model: LanguageModel) -> None
 
     with pytest.raises(Fault, match="not finite"):
         list(Writing(Broken(), tiny_model.tokenizer, beams=Beams(2)))
+
+
+def test_all_of_the_mass_is_every_token_however_unlikely() -> None:
+    scores_V = torch.tensor([0.0, 0.25, -9.0, -8.5, 9.6])  # the first three sum to 1 in floats
+    tokens, p = Sampling(0.5, top_p=1.0).kept(scores_V)
+    assert tokens.tolist() == [4, 1, 0, 3, 2] and float(p.min()) > 0

@@ -73,7 +73,7 @@ class Sampling:
     def _cut(self, log_p: Tensor) -> int:
         """How many of the likeliest tokens top-p and min-p leave, none of them impossible."""
         keep = int(torch.isfinite(log_p).sum())
-        if self.top_p is not None:
+        if self.top_p is not None and self.top_p < 1:  # 1 is all, also what rounding loses in the sum
             # The fewest likeliest tokens whose mass reaches top-p: those before which less than top-p had come.
             p = log_p[:keep].exp()
             keep = int((p.cumsum(0) - p < self.top_p).sum())
