@@ -25,7 +25,7 @@ test: $(VENV)/.dev models
 	$(BIN)/pytest
 
 sweep: $(VENV)/.dev models
-	$(BIN)/pytest -m sweep
+	$(BIN)/pytest -m sweep --hypothesis-profile=default
 
 models: $(VENV)/.run
 	@$(BIN)/openbook models pull --all --quiet
