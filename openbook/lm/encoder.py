@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 DEFAULT = "minilm"
 
 
-def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Texts of any length as one batch: tokens `[B, T]`, and positions `[B, T]` with −1 where a text has ended."""
+def pad(texts: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Texts of any length as one batch: tokens `[B, T]`, and positions `[B, T]` with −1 where a text has ended, or with
+    `left` not begun, so that all end in the same column."""
     longest = max(map(len, texts))
     tokens_BT = torch.zeros(len(texts), longest, dtype=torch.long)
     positions_BT = torch.full((len(texts), longest), -1, dtype=torch.long)
     for row, text in enumerate(texts):
-        tokens_BT[row, : len(text)] = torch.tensor(text)
-        positions_BT[row, : len(text)] = torch.arange(len(text))
+        start = longest - len(text) if left else 0
+        tokens_BT[row, start : start + len(text)] = torch.tensor(text)
+        positions_BT[row, start : start + len(text)] = torch.arange(len(text))
     return tokens_BT, positions_BT
 
 

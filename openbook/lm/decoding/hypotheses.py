@@ -15,6 +15,7 @@ from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import CacheSpec, make_cache
+from openbook.lm.encoder import pad
 
 
 class Hypotheses(Protocol):
@@ -49,7 +50,7 @@ class Text:
                 f"and the two no more than this model's context of {most}"
             )
         self._runner = runner
-        self._tokens_NT, self._positions_NT = pad_left(texts)
+        self._tokens_NT, self._positions_NT = pad([list(text) for text in texts], left=True)
         self._cache = self._made(kind, longest + limit)
 
     def _made(self, kind: CacheSpec | None, capacity: int) -> Cache:
@@ -71,14 +72,3 @@ class Text:
             self._cache.select(parents)
         tokens_N1 = torch.tensor(list(tokens), dtype=torch.long)[:, None]
         return self._runner.forward(tokens_N1, self._cache)[:, -1]
-
-
-def pad_left(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Tokens and positions `[N, T]` of texts that end in the same column; −1 marks what a shorter one lacks."""
-    longest = max(map(len, texts))
-    tokens_NT = torch.zeros(len(texts), longest, dtype=torch.long)
-    positions_NT = torch.full((len(texts), longest), -1, dtype=torch.long)
-    for row, text in enumerate(texts):
-        tokens_NT[row, longest - len(text) :] = torch.tensor(list(text))
-        positions_NT[row, longest - len(text) :] = torch.arange(len(text))
-    return tokens_NT, positions_NT
