@@ -66,18 +66,18 @@ class Writing(Iterator[Piece]):
         return next(self._pieces)
 
     def _spelled(self, spelling: Spelling) -> Iterator[Piece]:
-        chosen = (
-            self._searched() if self.beams else choose(self.hypotheses, self._draft, self.sampling, self.max_tokens)
-        )
+        if self.beams is not None:
+            chosen = self._searched(self.beams)
+        else:
+            chosen = choose(self.hypotheses, self._draft, self.sampling, self.max_tokens)
         for (token, log_p), text in spelled(chosen, lambda pair: pair[0], spelling):
             yield Piece(token, text, log_p)
         if not self.beams:
             self._end("stop" if spelling.stopped else self._draft.reason, self._draft.fits)
 
-    def _searched(self) -> Iterator[tuple[int, float]]:
-        assert self.beams is not None  # noqa: S101 - for the type checker
+    def _searched(self, beams: Beams) -> Iterator[tuple[int, float]]:
         penalty = self.sampling.repetition_penalty
-        best: Found = beam_search(self.hypotheses, [self._draft], self.beams, self.max_tokens, penalty=penalty)[0][0]
+        best: Found = beam_search(self.hypotheses, [self._draft], beams, self.max_tokens, penalty=penalty)[0][0]
         self._end(best.reason, best.fits)
         yield from zip(best.tokens, best.log_p, strict=False)  # an end token has a number and no text
 
