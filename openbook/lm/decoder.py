@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,9 +47,9 @@ class Decoder(Stack):
         cache: KeyValueCache | None = None,
         *,
         memory: Memory | None = None,
-        keep: slice = slice(None),
+        keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
-        """fp32 logits `[B, T', V]` of the positions in `keep` (all by default).
+        """fp32 logits `[B, T', V]` of the columns in `keep` (a slice or indices; all by default).
 
         Without `positions_BT` the tokens follow what the cache holds. Without a cache nothing is kept. `memory` is what
         cross-attention reads (`Stack.remember`).
@@ -57,6 +59,7 @@ class Decoder(Stack):
             steps_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
             next_B1 = cache.next_positions_B[:, None].to(tokens_BT.device)
             positions_BT = (next_B1 + steps_T).expand_as(tokens_BT)
-        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory)[:, keep]
+        columns = keep if isinstance(keep, slice) else list(keep)
+        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory)[:, columns]
         logits_BTV: Tensor = self.head(hidden_BTM, self.embedding.weight)
         return logits_BTV

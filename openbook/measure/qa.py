@@ -133,24 +133,24 @@ def _rank(hits: Sequence[Hit], question: Question) -> int | None:
 class _Rows:
     """A `Source` whose rows are a slice of a batch that many mixtures share."""
 
-    def __init__(self, count: int, log_p_SV: Tensor) -> None:
+    def __init__(self, count: int, scores_SV: Tensor) -> None:
         self.labels = tuple(Label(f"s{i}", "passage") for i in range(count))
-        self.log_p_SV = log_p_SV
+        self.scores_SV = scores_SV
 
     def start(self) -> Tensor:
-        return self.log_p_SV
+        return self.scores_SV
 
     def step(self, token: int) -> Tensor:
-        return self.log_p_SV
+        return self.scores_SV
 
 
 def _race(reader: Reader, rows: Branches, ways: dict[str, tuple[list[int], Weights]], closed: int) -> dict[str, str]:
     """Greedy answers of every way, run side by side; each way's rows are a group of one batch."""
     order = [closed if row < 0 else row for chosen, _ in ways.values() for row in chosen]
     rows.keep(order)
-    log_p_RV = rows.start()
+    scores_RV = rows.start()
     sizes = [len(chosen) for chosen, _ in ways.values()]
-    groups = [_Rows(size, part) for size, part in zip(sizes, torch.split(log_p_RV, sizes), strict=True)]
+    groups = [_Rows(size, part) for size, part in zip(sizes, torch.split(scores_RV, sizes), strict=True)]
     mixtures = [Mixture([group], weights) for group, (_, weights) in zip(groups, ways.values(), strict=True)]
     written: list[list[int]] = [[] for _ in mixtures]
     ended = [False] * len(mixtures)
@@ -162,9 +162,9 @@ def _race(reader: Reader, rows: Branches, ways: dict[str, tuple[list[int], Weigh
                 written[i].append(token)
         if all(ended):
             break
-        log_p_RV = rows.step_each([t for t, size in zip(tokens, sizes, strict=True) for _ in range(size)])
-        for group, mixture, token, part in zip(groups, mixtures, tokens, torch.split(log_p_RV, sizes), strict=True):
-            group.log_p_SV = part
+        scores_RV = rows.step_each([t for t, size in zip(tokens, sizes, strict=True) for _ in range(size)])
+        for group, mixture, token, part in zip(groups, mixtures, tokens, torch.split(scores_RV, sizes), strict=True):
+            group.scores_SV = part
             mixture.advance(token)
     return {name: reader.model.tokenizer.decode(ids).strip() for name, ids in zip(ways, written, strict=True)}
 

@@ -6,7 +6,7 @@ Under a persistence τ the weights learn from what a hypothesis has said so far:
 passages. τ = 1 searches for the text of the highest RAG-Sequence probability, τ = 0 for that of RAG-Token
 (Lewis 2020, arXiv 2005.11401, section 2.5). One batched forward a step serves all sources of all hypotheses.
 
-Shapes: N hypotheses, S sources, V vocabulary. Weights are float64 logs, distributions fp32 logs.
+Shapes: N hypotheses, S sources, V vocabulary. Weights are float64 logs, scores and mixtures fp32.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from openbook.errors import Fault
 from openbook.lm.decoding.beam import Beams, Found, beam_search
 from openbook.lm.decoding.draft import Draft, Reason
 from openbook.mix.decode import Step
+from openbook.mix.mixing import mix
 from openbook.mix.mixture import Mixture
 from openbook.mix.source import Source
 from openbook.mix.weights import Array
@@ -33,7 +34,7 @@ class Forking(Source, Protocol):
     """A source whose continuation can part in hypotheses."""
 
     def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """fp32 log-probabilities `[N, S, V]`: hypothesis n goes on from `parents[n]` of before, with `tokens[n]`.
+        """fp32 scores `[N, S, V]`: hypothesis n goes on from `parents[n]` of before, with `tokens[n]`.
 
         Before the first call there is one hypothesis. From then on `step` has no meaning.
         """
@@ -61,7 +62,7 @@ class MixtureRows:
         self._sources, self._weights = sources, mixture.weights
         self._log_likelihood_NS: list[Array] = [mixture.log_likelihood_S]
         self._log_w_NS: list[Array] = [mixture.log_w_S]
-        self._log_p_NSV = mixture.log_p_SV[None]
+        self._scores_NSV = mixture.scores_SV[None]
 
     def start(self) -> Tensor:
         """See `openbook.lm.decoding.hypotheses.Hypotheses`."""
@@ -74,7 +75,8 @@ class MixtureRows:
             for parent, token in zip(parents, tokens, strict=True)
         ]
         self._log_w_NS = [self._weights.at(log_likelihood_S) for log_likelihood_S in self._log_likelihood_NS]
-        self._log_p_NSV = torch.cat([source.step_beams(parents, tokens) for source in self._sources], dim=1)
+        given = [source.step_beams(parents, tokens) for source in self._sources]
+        self._scores_NSV = given[0] if len(given) == 1 else torch.cat(given, dim=1)
         return self._mixed()
 
     def note(self, row: int, token: int) -> Step:
@@ -83,12 +85,13 @@ class MixtureRows:
         return Step(token, float(np.logaddexp.reduce(log_p_S + log_w_S)), log_p_S, log_w_S, None)
 
     def _mixed(self) -> Tensor:
-        log_w_NS1 = torch.from_numpy(np.stack(self._log_w_NS)).to(self._log_p_NSV)[:, :, None]
-        return torch.logsumexp(self._log_p_NSV + log_w_NS1, dim=1)
+        mixed = [mix(scores_SV, log_w_S) for scores_SV, log_w_S in zip(self._scores_NSV, self._log_w_NS, strict=True)]
+        self._log_z_NS = [log_z_S for _, log_z_S in mixed]
+        return torch.stack([log_mix_V for log_mix_V, _ in mixed])
 
     def _log_p_of(self, row: int, token: int) -> Array:
-        column_S: Array = self._log_p_NSV[row, :, token].double().cpu().numpy()
-        return column_S
+        column_S: Array = self._scores_NSV[row, :, token].double().cpu().numpy()
+        return column_S - self._log_z_NS[row]
 
 
 def search(mixture: Mixture, beams: Beams, draft: Draft, max_tokens: int, *, penalty: float = 1.0) -> list[Written]:

@@ -1,6 +1,6 @@
 """The one equation: `p(y_t) = Σ_s w_s(t) · p_s(y_t)`.
 
-Shapes: S sources, V vocabulary. Weights are float64 logs, distributions fp32 logs.
+Shapes: S sources, V vocabulary. Weights are float64 logs, scores and the mixture's logs fp32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from openbook.errors import Fault
+from openbook.mix.mixing import mix
 from openbook.mix.source import Label, Source
 from openbook.mix.weights import Array, cap_weights, persist
 
@@ -37,7 +38,10 @@ class Weights:
 
 
 class Mixture:
-    """Sources under weights, advanced a token at a time. Its state is the sources' and each one's likelihood."""
+    """Sources under weights, advanced a token at a time. Its state is the sources' and each one's likelihood.
+
+    `scores_SV` are the sources' own numbers for the next token, `log_z_S` each row's normaliser (`Source`).
+    """
 
     def __init__(self, sources: Sequence[Source], weights: Weights) -> None:
         self.sources = tuple(sources)
@@ -47,20 +51,28 @@ class Mixture:
             raise Fault(f"{len(self.labels)} sources cannot have {len(weights.log_prior_S)} prior weights")
         self.log_likelihood_S: Array = np.zeros(len(self.labels))
         self.log_w_S = weights.at(self.log_likelihood_S)
-        self.log_p_SV = torch.cat([source.start() for source in self.sources])
+        self._take([source.start() for source in self.sources])
+
+    def _take(self, scores: Sequence[Tensor]) -> None:
+        self.scores_SV = scores[0] if len(scores) == 1 else torch.cat(list(scores))
+        self._log_mix_V, self.log_z_S = mix(self.scores_SV, self.log_w_S)
 
     def distribution(self) -> Tensor:
         """fp32 log-probabilities `[V]` of the next token under the mixture."""
-        log_w_S1 = torch.from_numpy(self.log_w_S).to(self.log_p_SV)[:, None]
-        return torch.logsumexp(self.log_p_SV + log_w_S1, dim=0)
+        return self._log_mix_V
 
     def log_p_of(self, token: int) -> Array:
         """Each source's log-probability `[S]` of this token."""
-        column: Array = self.log_p_SV[:, token].double().cpu().numpy()
-        return column
+        column_S: Array = self.scores_SV[:, token].double().cpu().numpy()
+        return column_S - self.log_z_S
+
+    @property
+    def log_p_SV(self) -> Tensor:
+        """Each source's log-probabilities `[S, V]`, fp32: made when asked for, which writing an answer never does."""
+        return self.scores_SV - torch.from_numpy(self.log_z_S)[:, None].to(self.scores_SV)
 
     def advance(self, token: int) -> None:
         """Append the chosen token: every source goes on, every weight learns."""
         self.log_likelihood_S = self.log_likelihood_S + self.log_p_of(token)
         self.log_w_S = self.weights.at(self.log_likelihood_S)
-        self.log_p_SV = torch.cat([source.step(token) for source in self.sources])
+        self._take([source.step(token) for source in self.sources])

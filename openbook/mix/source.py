@@ -1,5 +1,7 @@
 """What a mixture mixes: anything that gives next-token distributions for the same continuation.
 
+They are given as *scores*, whose softmax is the distribution: logits, or log-probabilities if those are at hand.
+
 Shapes: S sources (one row each), V vocabulary.
 """
 
@@ -25,7 +27,7 @@ class Source(Protocol):
     labels: tuple[Label, ...]
 
     def start(self) -> Tensor:
-        """fp32 log-probabilities `[S, V]` of the continuation's first token."""
+        """fp32 scores `[S, V]` of the continuation's first token."""
 
     def step(self, token: int) -> Tensor:
         """The same for the next token, after `token` was appended to the continuation of every row."""

@@ -41,9 +41,10 @@ def test_rows_equal_the_plain_model_on_the_whole_prompt(tiny_model, passages, qu
     framing, store = Framing(tiny_model.tokenizer), PrefixStore(1 << 24)
     for _ in range(2):  # the second time every prefix comes from the store
         rows = Branches(tiny_model, framing, branches(passages), question, room=8, store=store)
-        log_p_SV = rows.start()
+        scores_SV = rows.start()
         for token in answer:
-            log_p_SV = rows.step(token)
+            scores_SV = rows.step(token)
+        log_p_SV = scores_SV.log_softmax(-1)
         for s, passage in enumerate([*[(p,) for p in passages], ()]):
             text = prompt_tokens(framing, passage, question)
             alone = tiny_model.runner.forward(torch.tensor([text + answer])).log_softmax(-1)[0]
@@ -118,6 +119,17 @@ def test_a_long_question_is_read_in_chunks_to_the_same_numbers(tiny_model, monke
     again, first_again = read()
     np.testing.assert_allclose(again, whole, atol=1e-3)
     torch.testing.assert_close(first_again, first, atol=1e-4, rtol=1e-4)
+
+
+def test_only_what_is_asked_for_goes_through_the_head(tiny_model):
+    """Of a question's reading: what foretells its tokens, and what follows the template's tail."""
+    framing, seen = Framing(tiny_model.tokenizer), []
+    suffix = framing.suffix("How long?")
+    assert len(suffix.tail) > 1
+    hook = tiny_model.runner.decoder.head.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    Branches(tiny_model, framing, branches(["A comet."]), "How long?", room=8)
+    hook.remove()
+    assert seen == [len(suffix.question) + 1]
 
 
 def test_of_a_passage_of_countless_tokens_only_a_part_is_read(tiny_model):

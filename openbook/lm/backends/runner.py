@@ -18,12 +18,17 @@ CHUNK = 512
 
 
 class Runner(Protocol):
-    """Runs a spec on some device in some precision. All of it is pure given the cache it is handed."""
+    """Runs a spec on some device in some precision. All of it is pure given the cache it is handed.
+
+    `batch_invariant`: a row's numbers do not depend, to the last bit, on how many rows stand beside it, nor on how many
+    tokens are read at once (fewer than 32 a row). Then reading ahead cannot change what is written.
+    """
 
     spec: ModelSpec
     dtype: torch.dtype
     device: torch.device
     caching: CacheSpec
+    batch_invariant: bool
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         """A batch whose row b begins with `prefixes[b]` (None: with nothing), with room for that many tokens more."""
@@ -34,11 +39,12 @@ class Runner(Protocol):
         cache: Cache | None = None,
         *,
         positions_BT: Tensor | None = None,
-        keep: slice = slice(None),
+        keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
-        """fp32 logits `[B, T', V]` of the tokens in `keep`; each row goes on at its own next position.
+        """fp32 logits `[B, T', V]` of the columns in `keep`; each row goes on at its own next position.
 
-        `positions_BT` says otherwise where rows are padded: −1 stands for no token.
+        `keep` is a slice, or one or more ascending indices. Of other columns no logits are computed: the head is a
+        large part of a model. `positions_BT` says otherwise where rows are padded: −1 stands for no token.
         """
 
     def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:

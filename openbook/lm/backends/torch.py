@@ -22,6 +22,8 @@ from openbook.lm.spec import ModelSpec
 class TorchRunner:
     """A `Decoder` with its weights, in one precision on one device (see `Runner`)."""
 
+    batch_invariant = False  # the order in which torch adds up follows the shape of the batch
+
     def __init__(self, decoder: Decoder, caching: CacheSpec = AUTO) -> None:
         self.decoder = decoder.eval()
         self.spec = decoder.spec
@@ -55,7 +57,7 @@ class TorchRunner:
         cache: Cache | None = None,
         *,
         positions_BT: Tensor | None = None,
-        keep: slice = slice(None),
+        keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
         at_BT = None if positions_BT is None else positions_BT.to(self.device)
         logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
+from openbook.mix.mixing import normalisers
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
 from openbook.mix.source import Label
 from openbook.mix.weights import Array
@@ -64,22 +66,29 @@ class Branches:
         self.question_log_p_S, self._first_SV = self._ask(torch.tensor(rows), len(suffix.question))
 
     def _ask(self, rows_ST: Tensor, asked: int) -> tuple[Array, Tensor]:
-        """Run every row's question and template tail: log p of the question's tokens, and what may come next.
+        """Run every row's question and template tail: log p of the question's tokens, scores of what may come next.
 
-        In chunks, so that the logits of a long question never stand in memory all at once.
+        Logits are made of the columns that foretell a token of the question, and of the last; in chunks, so that those
+        of a long question never stand in memory all at once.
         """
         count, length = rows_ST.shape
-        log_p_S = torch.zeros(count, dtype=torch.float64)
+        log_p_S = np.zeros(count)
         chunk = max(1, LOGIT_NUMBERS // (count * self._runner.spec.vocabulary))
-        for start in range(0, length, chunk):
-            log_p_StV = self._runner.forward(rows_ST[:, start : start + chunk], self._cache).log_softmax(-1)
-            predicted = min(asked - start, log_p_StV.shape[1])  # outputs here that foretell a token of the question
+        for start in range(0, max(asked, 1), chunk):
+            predicted = min(chunk, asked - start)  # columns here that foretell a token of the question
+            last = start + chunk >= asked
+            stop = length if last else start + chunk
+            columns = sorted({*range(predicted), *([length - 1 - start] if last else [])})
+            scores_StV = self._runner.forward(rows_ST[:, start:stop], self._cache, keep=columns)
             if predicted > 0:
-                next_St1 = rows_ST[:, start + 1 : start + 1 + predicted, None].to(log_p_StV.device)
-                log_p_S += log_p_StV[:, :predicted].gather(-1, next_St1).double().sum((1, 2)).cpu()
-        if not bool(torch.isfinite(log_p_S).all()):
+                next_St1 = rows_ST[:, start + 1 : start + 1 + predicted, None].to(scores_StV.device)
+                asked_StV = scores_StV[:, :predicted]
+                log_z_St = normalisers(asked_StV.flatten(0, 1)).reshape(count, predicted)
+                log_p_S += (asked_StV.gather(-1, next_St1)[..., 0].double().cpu().numpy() - log_z_St).sum(1)
+        first_SV = scores_StV[:, -1]
+        if not (np.isfinite(log_p_S).all() and bool(torch.isfinite(first_SV.amax(1)).all())):
             raise Fault("the model's numbers are not finite; its file is damaged: fetch or convert it again")
-        return log_p_S.numpy(), log_p_StV[:, -1]
+        return log_p_S, first_SV
 
     def _spare(self, without: int, suffix: Suffix, room: int) -> int:
         """Tokens of the context that are left for passages."""
@@ -126,7 +135,7 @@ class Branches:
     def step_each(self, tokens: Sequence[int]) -> Tensor:
         """As `step`, with a token of its own for every row: rows may belong to different mixtures."""
         tokens_S1 = torch.tensor(tokens, dtype=torch.long)[:, None]
-        return self._runner.forward(tokens_S1, self._cache)[:, -1].log_softmax(-1)
+        return self._runner.forward(tokens_S1, self._cache)[:, -1]
 
     def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """`[N, S, V]` of N hypotheses (`openbook.mix.beam.Forking`): each has S rows, which all read its token."""
@@ -134,5 +143,5 @@ class Branches:
         rows = [parent * len(branches) + branch for parent in parents for branch in branches]
         if rows != list(range(len(self._cache.next_positions_B))):
             self._cache.select(rows)
-        log_p_RV = self.step_each([token for token in tokens for _ in branches])
-        return log_p_RV.reshape(len(tokens), len(branches), -1)
+        scores_RV = self.step_each([token for token in tokens for _ in branches])
+        return scores_RV.reshape(len(tokens), len(branches), -1)
