@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from openbook.book.embedder import Embedder
 from openbook.book.passages import in_place
 from openbook.book.retrieve import Hit, find
 from openbook.book.store import Book
-from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.cache.plan import plan
+from openbook.lm.cache.prefixes import Make, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
@@ -22,7 +25,8 @@ from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
-ARITHMETIC = 2
+"""Budgets of the passage cache; of memory no more than a quarter of the machine's is taken."""
+ARITHMETIC = 3
 """Raised when keys or values of the same text under the same weights come out different: what was kept is stale."""
 
 
@@ -86,8 +90,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.kept is None:
-            folder = self.book.path / "kv" / f"{self.model.fingerprint}-{ARITHMETIC}"
-            self.kept = PrefixStore(MEMORY_BYTES, folder, DISK_BYTES, accepts=self.model.runner.fits)
+            self.kept = passage_cache(self.book, self.model)
         if self.encoder is None and self.book.count:
             self.encoder = self.book.encoder()
 
@@ -123,3 +126,25 @@ class Reader:
 def passage_text(hit: Hit) -> str:
     """A passage as it is put before the question: its document's title and section, then its text."""
     return in_place(hit.passage.title, hit.passage.heading, hit.passage.text)
+
+
+def passage_cache(book: Book, model: LanguageModel, memory: int | None = None, disk: int | None = None) -> PrefixStore:
+    """Where the keys and values of a book's passages are kept: at most so many bytes in memory, and below the book."""
+    if memory is None:
+        memory = min(MEMORY_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    return PrefixStore(memory, book.path / "kv", DISK_BYTES if disk is None else disk, make_of(model))
+
+
+def make_of(model: LanguageModel) -> Make:
+    """What decides the bits of this model's keys and values, besides the tokens.
+
+    A prompt, a template and a tokenizer decide the tokens, so they need no part in it. A backend that does not compute
+    with torch names what its bits depend on in `runner.arithmetic`.
+    """
+    runner = model.runner
+    arithmetic = getattr(runner, "arithmetic", None)
+    if arithmetic is None:
+        processor = torch.backends.cpu.get_cpu_capability() if runner.device.type == "cpu" else runner.device.type
+        arithmetic = f"torch-{torch.__version__}-{processor}"
+    name = f"{model.fingerprint}-{arithmetic}-{ARITHMETIC}"
+    return Make(name, plan(runner.spec), runner.caching.codec, runner.dtype)

@@ -18,7 +18,7 @@ from openbook.lm.cache.prefixes import PrefixStore
 from openbook.measure.qa import CHOSEN, measure, table
 from openbook.measure.squad import Question, read_squad
 from openbook.mix.decode import Sampling
-from openbook.mix.reading import Reader
+from openbook.mix.reading import Reader, make_of
 from openbook.mix.settings import Settings
 
 FACTS = {
@@ -86,13 +86,13 @@ def test_it_abstains_where_nothing_has_to_do_with_the_question(reader):
 
 def test_keys_are_kept_also_where_it_abstains_or_nobody_listens(reader, tmp_path):
     for margin in (1e6, None):
-        kept = PrefixStore(1 << 24, tmp_path / str(margin) / "kv", 1 << 24)
+        kept = PrefixStore(1 << 24, tmp_path / str(margin), 1 << 24, make_of(reader.model))
         settings = Settings(max_tokens=8, margin=margin)
         one = Reader(reader.book, reader.model, reader.encoder, settings, kept)
         tokens = tokens_of(one, "How long is the bridge?")
         next(tokens, None)
         tokens.close()
-        assert list((tmp_path / str(margin) / "kv").glob("*.safetensors"))
+        assert list((tmp_path / str(margin)).glob("*/*.kv"))
 
 
 def test_a_one_word_sentence_is_cited():

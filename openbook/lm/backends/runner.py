@@ -55,6 +55,3 @@ class Runner(Protocol):
 
     def prefill(self, text: Sequence[int]) -> Prefix:
         """The keys and values of these tokens, from position 0: a function of them alone, to the last bit."""
-
-    def fits(self, prefix: Prefix) -> bool:
-        """Whether a prefix of unknown origin can be this model's, kept as this runner keeps them."""

@@ -9,28 +9,42 @@ import torch
 from torch import Tensor
 
 from openbook.lm.backends.runner import CHUNK
+from openbook.lm.backends.static import StaticSteps
+from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
-from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.decoder import Decoder
 from openbook.lm.device import default_device as default_device
 from openbook.lm.device import default_dtype as default_dtype
 from openbook.lm.spec import ModelSpec
 
+COLUMNS = 64
+"""A cache that static steps read has a multiple of this many columns: kernels of masked attention read whole tiles."""
+
 
 class TorchRunner:
-    """A `Decoder` with its weights, in one precision on one device (see `Runner`)."""
+    """A `Decoder` with its weights, in one precision on one device (see `Runner`).
+
+    `static` decodes in steps of fixed shape, on CUDA as recorded graphs (`openbook.lm.backends.static`); by default
+    where the device is CUDA. It needs dense caches, so `auto` is dense then. `compiled` runs those steps through
+    `torch.compile`.
+    """
 
     batch_invariant = False  # the order in which torch adds up follows the shape of the batch
 
-    def __init__(self, decoder: Decoder, caching: CacheSpec = AUTO) -> None:
+    def __init__(
+        self, decoder: Decoder, caching: CacheSpec = AUTO, *, static: bool | None = None, compiled: bool = False
+    ) -> None:
         self.decoder = decoder.eval()
         self.spec = decoder.spec
         self.dtype = decoder.embedding.weight.dtype
         self.device = decoder.embedding.weight.device
         self.caching = caching
         make_cache(self.spec, caching, 1, 1, self.dtype, torch.device("meta"))  # refuses now what it cannot keep
+        self.steps: StaticSteps | None = None
+        if static or compiled or (static is None and self.device.type == "cuda"):
+            self.steps = StaticSteps(decoder, compiled=compiled)
 
     @classmethod
     def load(
@@ -39,16 +53,24 @@ class TorchRunner:
         state: Iterable[tuple[str, Tensor]],
         device: torch.device | None = None,
         caching: CacheSpec = AUTO,
+        *,
+        static: bool | None = None,
+        compiled: bool = False,
     ) -> TorchRunner:
         """Build the spec and give it these weights, which keep their dtype."""
         with torch.device("meta"):
             decoder = Decoder(spec)
         target = device or default_device()
         decoder.load_state_dict({name: tensor.to(target) for name, tensor in state}, assign=True)
-        return cls(decoder, caching)
+        return cls(decoder, caching, static=static, compiled=compiled)
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
-        return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, self.device)
+        kind = self.caching
+        if self.steps is not None and self.steps.refused is None:
+            longest = max((prefix.length for prefix in prefixes if prefix is not None), default=0)
+            room += -(longest + room) % COLUMNS
+            kind = replace(kind, layout="dense") if kind.layout == "auto" else kind
+        return restore_cache(self.spec, kind, prefixes, room, self.dtype, self.device)
 
     @torch.inference_mode()
     def forward(
@@ -59,6 +81,10 @@ class TorchRunner:
         positions_BT: Tensor | None = None,
         keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
+        if self.steps is not None and positions_BT is None and isinstance(cache, DenseCache):
+            logits_B1V = self.steps.step(tokens_BT, cache)
+            if logits_B1V is not None:
+                return logits_B1V[:, keep if isinstance(keep, slice) else list(keep)]
         at_BT = None if positions_BT is None else positions_BT.to(self.device)
         logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep)
         return logits
@@ -85,6 +111,3 @@ class TorchRunner:
             chunk = slice(start, start + CHUNK)
             self.decoder.hidden(tokens_1T[:, chunk], positions_1T[:, chunk], cache)
         return cache.prefix(0)
-
-    def fits(self, prefix: Prefix) -> bool:
-        return prefix.fits(plan(self.spec), self.caching.codec, self.dtype)
