@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openbook.answer.answer import Answer as Answer
     from openbook.answer.ask import ask as ask
     from openbook.answer.ask import stream as stream
+    from openbook.answer.warm import warm as warm
     from openbook.book.store import open_book as open_book
     from openbook.errors import Fault as Fault
     from openbook.lm.model import load_model as load_model
@@ -32,6 +33,7 @@ _HOMES = {
     "load_model": "openbook.lm.model",
     "open_book": "openbook.book.store",
     "stream": "openbook.answer.ask",
+    "warm": "openbook.answer.warm",
     **{room: f"openbook.{room}" for room in ("book", "lm", "mix")},
 }
 __version__ = metadata.version("openbook")

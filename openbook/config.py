@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, FiniteFloat, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -50,6 +50,8 @@ class Config(BaseSettings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     kv_layout: Literal["auto", "dense", "ring", "paged"] = "auto"
     kv_codec: Literal["raw", "int8", "int4"] = "raw"
+    kv_memory: ByteSize | None = None
+    kv_disk: ByteSize | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     persistence: Share | None = None
     passages: Annotated[int, Field(ge=1, le=64)] | None = None

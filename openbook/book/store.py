@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +95,14 @@ class Book:
         """All documents, by name."""
         columns = ["id", "name", "path", "title", "media", "size", "passages", "note"]
         return sorted((Stored(**row) for row in self._rows(self.documents_table, columns)), key=lambda d: d.name)
+
+    def passages(self) -> Iterator[Passage]:
+        """All passages, document by document in the order they were stored, read as they are asked for."""
+        if self.passages_table is None:
+            return
+        with faults(self.path):
+            for batch in self.passages_table.scanner(columns=FIELDS).to_batches():
+                yield from (Passage(**row) for row in batch.to_pylist())
 
     def passage(self, id: str) -> Passage:
         """The passage with an id; `BookFault` if there is none at this version."""

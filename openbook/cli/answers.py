@@ -242,11 +242,11 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     check_there(config, docs)
     settings = settings_of(config)  # what cannot be asked is said before anything is read
     name = here(config.model or "smollm2")
-    from openbook.mix.reading import Reader
+    from openbook.mix.reading import Reader, passage_cache
 
     model = options.model_of(config, name)
     book, encoder = open_for(config, docs)
-    return Reader(book, model, encoder, settings)
+    return Reader(book, model, encoder, settings, passage_cache(book, model, config.kv_memory, config.kv_disk))
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:

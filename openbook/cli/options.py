@@ -57,3 +57,13 @@ def configure(**given: Any) -> Config:
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is imported, which is after this
     return config
+
+
+def size(option: str, value: str) -> int:
+    """Bytes of an option's value like `500MB` or `2GiB`."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(value))
+    except ValidationError as error:
+        raise typer.BadParameter(f"{option} is {value!r}; say it like 500MB, 2GB or 2GiB") from error

@@ -24,7 +24,7 @@ from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
-MEMORY_BYTES, DISK_BYTES = 2 << 30, 4 << 30
+MEMORY_BYTES, DISK_BYTES = 2 << 30, 8 << 30
 """Budgets of the passage cache; of memory no more than a quarter of the machine's is taken."""
 ARITHMETIC = 3
 """Raised when keys or values of the same text under the same weights come out different: what was kept is stale."""

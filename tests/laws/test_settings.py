@@ -26,6 +26,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "precision": st.sampled_from(["auto", "bf16", "fp32"]),
     "kv_codec": st.sampled_from(["raw", "int8", "int4"]),
     "kv_layout": st.sampled_from(["auto", "dense", "ring", "paged"]),
+    "kv_memory": st.integers(0, 1 << 40),
+    "kv_disk": st.integers(0, 1 << 40),
     "threads": st.integers(1, 64),
     "anyway": st.booleans(),
 }

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 FORMAT = b"openbook kv 1\n".ljust(20, b"\0")
-HEADER, ALIGN = 64, 64
+HEADER, CHECKSUM, ALIGN = 64, 4, 64
 SUFFIX, PARTIAL = ".kv", ".partial"
 SPARE_BYTES = 1 << 30
 """So much of the disk is left to others, whatever the budget says."""
@@ -79,13 +79,19 @@ class Folder:
         ]
 
     def holds(self, name: str, identity: bytes, wanted: Wanted) -> bool:
-        """Whether an entry is there, by its size and header; `read` alone knows whether it is whole."""
+        """Whether an entry is there, which marks it as used; by size and header: `read` alone knows if it is whole."""
+        if not self.usable:
+            return False
         size, _ = _places(wanted)
         try:
             with _plain_file(self.path / f"{name}{SUFFIX}") as file:
-                header = os.read(file, HEADER)
-                expected = _header(identity, size, 0)
-                return os.fstat(file).st_size == HEADER + size and header[:60] == expected[:60]
+                header, unchecked = os.read(file, HEADER), HEADER - CHECKSUM
+                named = header[:unchecked] == _header(identity, size, 0)[:unchecked]
+                if not named or os.fstat(file).st_size != HEADER + size:
+                    return False
+                with contextlib.suppress(OSError):
+                    os.utime(file)
+                return True
         except OSError:
             return False
 
@@ -131,13 +137,13 @@ class Folder:
         there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         return max(0, min(self.budget, used + shutil.disk_usage(there).free - SPARE_BYTES))
 
-    def trim(self) -> None:
-        """Delete what has gone unused the longest until the rest is within the budget."""
+    def trim(self, reserve: int = 0) -> None:
+        """Delete what has gone unused the longest until the rest, and `reserve` bytes more, are within the budget."""
         if not self.usable:
             return
         entries = sorted(self._entries())
         used = sum(size for _, size, _ in entries)
-        excess = used - self._room(used)
+        excess = used + reserve - self._room(used)
         abandoned = time.time_ns() - ABANDONED_SECONDS * 10**9
         for used_ns, size, path in entries:
             if excess > 0 or (path.endswith(PARTIAL) and used_ns < abandoned):
@@ -173,7 +179,7 @@ def _places(wanted: Wanted) -> tuple[int, list[int]]:
 
 
 def _header(identity: bytes, size: int, checksum: int) -> bytes:
-    return FORMAT + identity + size.to_bytes(8, "little") + checksum.to_bytes(4, "little")
+    return FORMAT + identity + size.to_bytes(8, "little") + checksum.to_bytes(CHECKSUM, "little")
 
 
 @contextlib.contextmanager
