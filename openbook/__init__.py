@@ -9,8 +9,7 @@ Importing this imports nothing else: each name brings its module when it is firs
 
 from __future__ import annotations
 
-from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openbook.lazy import names
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from openbook.errors import Fault as Fault
     from openbook.lm.model import load_model as load_model
 
+    __version__: str
+
 _HOMES = {
     "Answer": "openbook.answer.answer",
     "Fault": "openbook.errors",
@@ -36,5 +37,12 @@ _HOMES = {
     "warm": "openbook.answer.warm",
     **{room: f"openbook.{room}" for room in ("book", "lm", "mix")},
 }
-__version__ = metadata.version("openbook")
-__getattr__, __dir__ = names(__name__, _HOMES)
+_bring, __dir__ = names(__name__, _HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata  # longer to import than all else here
+
+        return metadata.version("openbook")
+    return _bring(name)

@@ -6,6 +6,7 @@ Shapes: B batch, T positions, M width, N texts. Vectors have unit length, so the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -84,10 +85,15 @@ class TextEncoder:
         self.max_tokens = min(max_tokens, encoder.spec.max_positions)
         self.device = encoder.embedding.weight.device
         pieces.no_padding()
-        pieces.no_truncation()
-        self._pieces = pieces
-        self._shortened = type(pieces).from_str(pieces.to_str())
-        self._shortened.enable_truncation(self.max_tokens)
+        pieces.enable_truncation(self.max_tokens)
+        self._shortened = pieces
+
+    @cached_property
+    def _pieces(self) -> WordPieces:
+        """Word pieces of texts of any length: a second copy, made only where texts are cut, not to embed a question."""
+        whole = type(self._shortened).from_str(self._shortened.to_str())
+        whole.no_truncation()
+        return whole
 
     def embed(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
