@@ -74,3 +74,9 @@ class DenseCache(Cache):
         length = max(positions, default=-1) + 1
         self._positions_BC[row, :length] = torch.arange(length, device=self.device)
         self.length = max(self.length, length)
+    def _cut(self, lengths_B: Tensor) -> None:
+        held_BC = self._positions_BC
+        held_BC.masked_fill_(held_BC >= lengths_B[:, None], -1)
+        used = torch.nonzero((held_BC[:, : self.length] >= 0).any(0))
+        self.length = int(used[-1]) + 1 if len(used) else 0
+

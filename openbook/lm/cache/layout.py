@@ -66,6 +66,28 @@ class Cache(ABC):
         return self.next_positions_B.shape[0]
 
     @property
+    @torch.inference_mode()
+    def retract(self, count: int) -> None:
+        """Forget the `count` latest positions of every row, as if they had never been read.
+
+        Raises `ValueError`, and forgets nothing, where a row is shorter, or where they pushed tokens out of a window
+        that would be seen again (`evicts` foretells it).
+        """
+        lengths_B = self.next_positions_B - count
+        if count < 0 or bool((lengths_B < 0).any()):
+            raise ValueError(f"{count} tokens cannot be taken back from rows of {self.next_positions_B.tolist()}")
+        if count:
+            self._cut(lengths_B)
+            self.next_positions_B = lengths_B
+
+    def evicts(self, count: int) -> bool:
+        """Whether reading `count` more tokens a row gives up what `retract` would have to bring back."""
+        return False
+
+    @abstractmethod
+    def _cut(self, lengths_B: Tensor) -> None:
+        """Forget each row's positions from its length on; or raise `ValueError` and forget nothing."""
+
     def nbytes(self) -> int:
         """Bytes allocated for keys and values, as `Plan.bytes` foretells."""
         return sum(part.nbytes for parts in self._slots for part in parts)

@@ -197,3 +197,17 @@ class PagedCache(Cache):
         for held, given in zip(self._slots[slot], parts, strict=True):
             for side in (0, 1):
                 held[side][blocks, :, offsets] = given[side].transpose(0, 1)
+    def evicts(self, count: int) -> bool:
+        lengths = list(enumerate(self.next_positions_B.tolist()))
+        return any(pool.evicts(row, length, count) for pool in self._pools.values() for row, length in lengths)
+
+    def _cut(self, lengths_B: Tensor) -> None:
+        lengths = list(enumerate(lengths_B.tolist()))
+        if not all(pool.holds(row, length) for pool in self._pools.values() for row, length in lengths):
+            raise ValueError("a window has moved on: what its latest tokens pushed out cannot be brought back")
+        copies = {retention: pool.cut(lengths_B.tolist()) for retention, pool in self._pools.items()}
+        for slot, held in zip(self.plan.slots, self._slots, strict=True):
+            sources, targets = copies[slot.retention]
+            for part in held:
+                part[:, targets] = part[:, sources]
+

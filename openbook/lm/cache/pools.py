@@ -148,6 +148,41 @@ class Pool:
         self.positions_NP[blocks, offsets] = torch.tensor(positions, dtype=torch.long, device=self.device)
         return blocks, offsets
 
+    def evicts(self, row: int, length: int, count: int) -> bool:
+        """Whether a row of this length gives up, with `count` tokens more, what it needs while it is so long."""
+        window, pinned = self.retention
+        oldest = 0 if window is None else max(pinned, length - window)
+        return oldest < length and not self.needs(oldest // self.size, length + count)
+
+    def holds(self, row: int, length: int) -> bool:
+        """Whether a row holds all that it needs when it is so long, which is no longer than it is."""
+        window, pinned = self.retention
+        oldest = length if window is None else max(pinned, length - window)
+        return oldest >= length or self.find(row, [oldest]) is not None
+
+    def cut(self, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Forget all rows' positions from these lengths on; the last block of a row that is not its alone is left to
+        the others: the blocks to copy (from, to) instead."""
+        copies: list[tuple[int, int]] = []
+        last: list[tuple[int, int]] = []
+        for table, length in zip(self.tables, lengths, strict=True):
+            for j in sorted((j for j in table if j * self.size >= length), reverse=True):
+                self.blocks.drop(table.pop(j))
+            j, left = divmod(length, self.size)
+            if left and j in table:
+                if not self.blocks.writable(table[j]):
+                    held = table[j]
+                    self.blocks.drop(held)  # before another is taken: there may be no more than these
+                    table[j] = self.blocks.take()
+                    copies.append((held, table[j]))
+                last.append((table[j], left))
+        sources, targets = self.index(copies, 2)
+        self.positions_NP[targets] = self.positions_NP[sources]
+        for block, left in last:
+            self.positions_NP[block, left:] = -1
+        self.step = None
+        return sources, targets
+
     def full(self, row: int, j: int) -> int | None:
         """The j-th block of a row if it holds every position of its stretch: a restored window may begin inside one."""
         block = self.tables[row].get(j)

@@ -165,3 +165,14 @@ class RingCache(Cache):
             held[:, row].index_copy_(2, columns, part)
         ring.held_BC[row, columns] = given
         ring.used = max(ring.used, min(max(positions, default=-1) + 1, ring.columns))
+    def evicts(self, count: int) -> bool:
+        top = int(self.next_positions_B.max()) + count
+        return any(ring.wraps and top > ring.columns for ring in self._rings.values())
+
+    def _cut(self, lengths_B: Tensor) -> None:
+        if self.evicts(0):
+            raise ValueError("a ring has come round: what its latest tokens replaced cannot be brought back")
+        for ring in self._rings.values():
+            ring.held_BC.masked_fill_(ring.held_BC >= lengths_B[:, None], -1)
+            ring.used = min(ring.columns, int(lengths_B.max()))
+
