@@ -82,12 +82,21 @@ class Experts(nn.Module):
         """The mixture of these tokens' experts. A `routing` of the same tokens may be given; else it is made here."""
         x_TM = x.reshape(-1, x.shape[-1])
         y_TM = self._mixed(x_TM, self.route(x_TM) if routing is None else routing)
+        return self._with_shared(x_TM, y_TM).reshape(x.shape)
+
+    def fixed(self, x: Tensor) -> Tensor:
+        """As `forward`, in shapes that the routing does not change, for a few tokens: what a recorded step needs, and
+        nothing that a device is waited for."""
+        x_TM = x.reshape(-1, x.shape[-1])
+        return self._with_shared(x_TM, self._mixed_fixed(x_TM, self.route(x_TM))).reshape(x.shape)
+
+    def _with_shared(self, x_TM: Tensor, y_TM: Tensor) -> Tensor:
         if self.shared is not None:
             shared_TM = self.shared(x_TM)
             if self.shared_gate is not None:
                 shared_TM = self.shared_gate(x_TM).sigmoid() * shared_TM
             y_TM = y_TM + shared_TM
-        return y_TM.reshape(x.shape)
+        return y_TM
 
     def route(self, x: Tensor, generator: torch.Generator | None = None) -> Routing:
         """Which experts these tokens go to. `generator` draws the noise of a noisy gate, which there is in training
@@ -144,6 +153,28 @@ class Experts(nn.Module):
         y_RM = torch.cat(parts) if parts else x_RM
         y_TKM = y_RM[order_R.argsort()].view(tokens, chosen, x_TM.shape[1])
         return (routing.weights_TK[..., None] * y_TKM).sum(1).to(x_TM.dtype)
+
+    def _mixed_fixed(self, x_TM: Tensor, routing: Routing) -> Tensor:
+        """Every expert reads every token; or, where that moves less, the chosen weights are gathered first, a copy of
+        which is read, written and read again."""
+        (T, K), M, E = routing.experts_TK.shape, x_TM.shape[1], self.spec.count
+        banks = [bank for bank in (self.gate, self.up, self.down) if bank is not None]
+        if 3 * T * K < E:
+            chosen = [bank[routing.experts_TK.flatten()] for bank in banks]
+            x_R1M = x_TM[:, None].expand(T, K, M).reshape(T * K, 1, M)
+            y_TKM = self._each(x_R1M, chosen).view(T, K, M)
+        else:
+            y_ETM = self._each(x_TM.expand(E, T, M), banks)
+            y_TKM = y_ETM[routing.experts_TK, torch.arange(T, device=x_TM.device)[:, None]]
+        return (routing.weights_TK[..., None] * y_TKM).sum(1).to(x_TM.dtype)
+
+    def _each(self, x_ETM: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """`_expert` of a batch of experts, each with tokens of its own."""
+        *first, down = weights
+        inner = self.activation(x_ETM @ first[0].mT)
+        if len(first) == 2:
+            inner = inner * (x_ETM @ first[1].mT)
+        return inner @ down.mT
 
     def _expert(self, x_RM: Tensor, weights: Sequence[Tensor]) -> Tensor:
         *first, down = weights

@@ -59,9 +59,9 @@ def check_scaling(rope: RopeSpec, head_dim: int) -> None:
         )
 
 
-def plain(base: float, dims: int) -> Tensor:
+def plain(base: float, dims: int, device: torch.device | None = None) -> Tensor:
     """`base^(−2i/dims)`, fp32 `[dims/2]`."""
-    exponents = torch.arange(0, dims, 2, dtype=torch.float32) / dims
+    exponents = torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims
     return 1.0 / (base**exponents)
 
 
@@ -83,7 +83,7 @@ def rotate(x_BTHD: Tensor, table: Rotary) -> Tensor:
 
 def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
     """`sin(p·f_i)` at even dimensions, `cos(p·f_i)` at odd ones, fp32 `[B, T, M]` (Vaswani 2017, section 3.5)."""
-    angles = positions_BT[..., None].float() * plain(10_000.0, width).to(positions_BT.device)
+    angles = positions_BT[..., None].float() * plain(10_000.0, width, positions_BT.device)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
@@ -187,10 +187,14 @@ class Alibi(nn.Module):
     def __init__(self, heads: int, scale: float) -> None:
         super().__init__()
         self.slopes = [slope * scale for slope in alibi_slopes(heads)]
+        self._slopes_H11: dict[torch.device, Tensor] = {}  # no buffer: what is built on meta never gets one's values
 
     def forward(self, distance_BTS: Tensor) -> Tensor:
-        slopes_H11 = torch.tensor(self.slopes, device=distance_BTS.device)[:, None, None]
-        return -slopes_H11 * distance_BTS[:, None].abs().float()
+        device = distance_BTS.device
+        if device not in self._slopes_H11:  # once: a copy from the host makes it wait for the device
+            with torch.inference_mode(False):
+                self._slopes_H11[device] = torch.tensor(self.slopes, device=device)[:, None, None]
+        return -self._slopes_H11[device] * distance_BTS[:, None].abs().float()
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -7,7 +7,7 @@ M model width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from openbook.lm.norms import build_norm
 from openbook.lm.positions import Rotary, frequencies, rotary, sinusoids
 from openbook.lm.rules import position_bias
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+
+if TYPE_CHECKING:
+    from openbook.lm.experts import Experts
 
 
 def build_embedding(count: int, width: int) -> nn.Embedding:
@@ -54,12 +57,21 @@ class Memory(NamedTuple):
 
 
 class Sight:
-    """What the layers of one forward share: masks and rotary tables, each made once for all layers that agree."""
+    """What the layers of one forward share: masks and rotary tables, each made once for all layers that agree.
+
+    `fixed`: no shape and no choice of kernels may depend on the values of tensors.
+    """
 
     def __init__(
-        self, stack: Stack, positions_BT: Tensor, cache: KeyValueCache, memory: Memory | None, dtype: torch.dtype
+        self,
+        stack: Stack,
+        positions_BT: Tensor,
+        cache: KeyValueCache,
+        memory: Memory | None,
+        dtype: torch.dtype,
+        fixed: bool = False,
     ) -> None:
-        self.cache, self.memory = cache, memory
+        self.cache, self.memory, self.fixed = cache, memory, fixed
         self._stack, self._positions_BT, self._dtype = stack, positions_BT, dtype
         self._longest = int(positions_BT.max()) + 1 if stack.asks_length else 0
         self._tables: dict[tuple[RopeSpec, int], Rotary] = {}
@@ -71,8 +83,8 @@ class Sight:
             return None
         key = (spec.rope, spec.head_dim)
         if key not in self._tables:
-            f, factor = frequencies(spec.rope, spec.head_dim, self._longest)
-            self._tables[key] = rotary(self._positions_BT, f.to(self._positions_BT.device), factor, self._dtype)
+            f, factor = self._stack.frequencies(spec.rope, spec.head_dim, self._longest, self._positions_BT.device)
+            self._tables[key] = rotary(self._positions_BT, f, factor, self._dtype)
         return self._tables[key]
 
     def mask(self, spec: AttentionSpec, slot: int) -> Tensor:
@@ -127,17 +139,17 @@ class Layer(nn.Module):
         if place == "post":
             x = self.attention_norm(x + attended)
             x = self.cross_norm(x + self._cross(x, sight)) if cross else x
-            x = self.feed_forward_norm(x + self.feed_forward(x))
+            x = self.feed_forward_norm(x + self._feed(x, sight))
         elif place == "sandwich":
             x = x + self.attention_post_norm(attended)
-            x = x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
+            x = x + self.feed_forward_post_norm(self._feed(self.feed_forward_norm(x), sight))
         elif place == "pre":
             x = x + attended
             x = x + self._cross(self.cross_norm(x), sight) if cross else x
-            x = x + self.feed_forward(self.feed_forward_norm(x))
+            x = x + self._feed(self.feed_forward_norm(x), sight)
         else:
             m = n if place == "parallel_one_norm" else self.feed_forward_norm(x)
-            x = x + attended + self.feed_forward(m)
+            x = x + attended + self._feed(m, sight)
         return x
 
     def _attend(self, n: Tensor, sight: Sight) -> Tensor:
@@ -146,6 +158,12 @@ class Layer(nn.Module):
             sight.cache.write(self.slot, *self.key_value(n, table))
         mask = sight.mask(spec, self.slot)  # before its keys are read, as caches ask
         out: Tensor = self.attention(n, sight.cache.read(self.slot), mask, table)
+        return out
+
+    def _feed(self, n: Tensor, sight: Sight) -> Tensor:
+        if sight.fixed and isinstance(self.spec.feed_forward, ExpertsSpec):
+            return cast("Experts", self.feed_forward).fixed(n)
+        out: Tensor = self.feed_forward(n)
         return out
 
     def _cross(self, n: Tensor, sight: Sight) -> Tensor:
@@ -178,6 +196,22 @@ class Stack(nn.Module):
         self.retentions = spec.retentions
         scalings = (layer.attention.rope.scaling for layer in spec.layers if layer.attention.rope)
         self.asks_length = any(scaling.name in ("dynamic", "longrope") for scaling in scalings if scaling)
+        self._frequencies: dict[object, tuple[Tensor, float]] = {}
+
+    def frequencies(self, rope: RopeSpec, head_dim: int, longest: int, device: torch.device) -> tuple[Tensor, float]:
+        """As `openbook.lm.positions.frequencies`, on that device.
+
+        Kept there, unless they change as a text grows: a copy from the host makes it wait for the device.
+        """
+        key = (rope, head_dim, device)
+        found = self._frequencies.get(key)
+        if found is None:
+            with torch.inference_mode(False):
+                f, factor = frequencies(rope, head_dim, longest)
+                found = f.to(device), factor
+            if not self.asks_length:
+                self._frequencies[key] = found
+        return found
 
     def bias(self, spec: AttentionSpec, distance_BTS: Tensor) -> Tensor:
         """What these distances add, `[B, H, T, S]`; layers that agree share one table."""
@@ -194,8 +228,30 @@ class Stack(nn.Module):
         """
         cache.extend(positions_BT)
         positions_BT = positions_BT.clamp(min=0)
+        if self.positions is not None and positions_BT.numel():
+            self.refuse_beyond(int(positions_BT.max()))
+        return self.run(tokens_BT, positions_BT, cache, memory)
+
+    def refuse_beyond(self, position: int) -> None:
+        """Raise a `Fault` if the table of learned positions has no such position."""
+        if self.positions is not None and position >= self.spec.max_positions:
+            raise Fault(f"the text is longer than the {self.spec.max_positions} positions of this model; shorten it")
+
+    def run(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        cache: KeyValueCache,
+        memory: Memory | None = None,
+        *,
+        fixed: bool = False,
+    ) -> Tensor:
+        """As `hidden`, of tokens that the cache was told of, at positions from 0 on that were found to be in range.
+
+        `fixed`: with no shape and no choice of kernels that depends on the values of tensors.
+        """
         x = self._embed(tokens_BT, positions_BT)
-        sight = Sight(self, positions_BT, cache, memory, x.dtype)
+        sight = Sight(self, positions_BT, cache, memory, x.dtype, fixed)
         for layer in self.layers:
             x = layer(x, sight)
         return x if self.norm is None else self.norm(x)
@@ -208,12 +264,9 @@ class Stack(nn.Module):
     def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens_BT)
         if self.spec.embedding_scale != 1.0:
-            x = x * x.new_tensor(self.spec.embedding_scale)  # rounded to the model's dtype, as Gemma was trained
+            # Rounded to the model's dtype, as Gemma was trained; on the CPU, so that no device is waited for.
+            x = x * float(torch.tensor(self.spec.embedding_scale, dtype=x.dtype, device="cpu"))
         if self.positions is not None:
-            if positions_BT.numel() and int(positions_BT.max()) >= self.spec.max_positions:
-                raise Fault(
-                    f"the text is longer than the {self.spec.max_positions} positions of this model; shorten it"
-                )
             x = x + self.positions(positions_BT + self.spec.position_offset)
         elif self.spec.positions == "sinusoidal":
             x = x + sinusoids(positions_BT, self.spec.width).to(x.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.lm.cache.codecs import Codec, Parts
+from openbook.lm.cache.fixed import Storage
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.plan import Plan
 
@@ -31,6 +32,11 @@ class DenseCache(Cache):
         self._start = 0
 
     def extend(self, positions_BT: Tensor) -> None:
+        self.claim(positions_BT)
+        self._positions_BC[:, self._start : self.length] = positions_BT
+
+    def claim(self, positions_BT: Tensor) -> None:
+        """Count tokens at these positions as held, though nothing is written: `extend` and `FixedView` write them."""
         count = positions_BT.shape[1]
         if self.length + count > self.capacity:
             raise Fault(
@@ -38,8 +44,16 @@ class DenseCache(Cache):
                 "ask for fewer tokens or shorter passages"
             )
         self._start, self.length = self.length, self.length + count
-        self._positions_BC[:, self._start : self.length] = positions_BT
         self._advance(positions_BT)
+
+    @property
+    def storage(self) -> Storage:
+        """What is allocated. `select` allocates anew."""
+        return Storage(self._positions_BC, tuple(self._slots))
+
+    @storage.setter
+    def storage(self, storage: Storage) -> None:
+        self._positions_BC, self._slots = storage.positions_BC, list(storage.slots)
 
     def positions(self, slot: int) -> Tensor:
         return self._positions_BC[:, : self.length]
