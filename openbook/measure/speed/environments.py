@@ -85,8 +85,8 @@ class Environment:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("w", encoding="utf-8") as said:
-                self._run([sys.executable, "-m", "venv", str(self.folder)], said, tell, f"{self.name}: an environment")
-                self._run(self._pip(), said, tell, f"{self.name} {self.version}: installing")
+                for what, command in self.commands():
+                    self._run(command, said, tell, what)
             (self.folder / RECORD).write_text(self.recipe, encoding="utf-8")
         except OSError as error:
             raise Fault(f"{self.folder} cannot be written ({error}); set OPENBOOK_HOME to a folder that can") from error
@@ -94,6 +94,12 @@ class Environment:
             raise Fault(
                 f"{self.name} could not be installed: {_last_words(log)}; the whole of it is in {log}"
             ) from error
+
+    def commands(self) -> list[tuple[str, list[str]]]:
+        """What makes it, each with words for who waits."""
+        pip = self._pip()
+        made = [sys.executable, "-m", "venv", str(self.folder)]
+        return [(f"{self.name}: an environment", made), (f"{self.name} {self.version}: installing", pip)]
 
     def _pip(self) -> list[str]:
         command = [str(self.python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]

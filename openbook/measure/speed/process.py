@@ -84,14 +84,14 @@ def surroundings(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def busy_program() -> Iterator[None]:
-    """While this lasts another program computes without end, on the first core where one may be chosen."""
+def busy_program() -> Iterator[int]:
+    """While this lasts another program (its process id) computes without end, on the first core where one can choose."""
     spin = "import os\nif hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     command = [sys.executable, "-I", "-c", spin + "print(flush=True)\nwhile True: pass"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as spinning:  # noqa: S603 our own command
         try:
             assert spinning.stdout is not None  # noqa: S101 it is a pipe
             spinning.stdout.readline()  # it spins from here on
-            yield
+            yield spinning.pid
         finally:
             spinning.kill()
