@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import complain, one_line, out, print_json, progress_bar, remark
+from openbook.cli.output import complain, one_line, out, plural, print_json, progress_bar, remark
 
 if TYPE_CHECKING:
     from openbook.measure.speed.entrants import Outcome
@@ -91,7 +91,11 @@ def bench(
     if plot is not None:
         from openbook.measure.speed.plot import draw
 
-        draw(outcomes, plot, f"{facts['machine']}, {facts['threads']} threads, {facts['model']}, {facts['date']}")
+        draw(
+            outcomes,
+            plot,
+            f"{facts['machine']}, {plural(facts['threads'], 'thread')}, {facts['model']}, {facts['date']}",
+        )
 
 
 def _list() -> None:
@@ -103,7 +107,7 @@ def _list() -> None:
 
 def _hold(
     names: list[str], model: str, threads: int, rounds: int, text: Path | None, alone: bool, quick: bool
-) -> tuple[list[Outcome], dict[str, object]]:
+) -> tuple[list[Outcome], dict[str, Any]]:
     """The races one after the other."""
     from openbook.cli.models import here
 
@@ -129,7 +133,7 @@ def _hold(
     return outcomes, about(threads, rounds, checkpoint.name, material.name, quick)
 
 
-def _tell(outcomes: list[Outcome], facts: dict[str, object], as_json: bool, as_markdown: bool) -> None:
+def _tell(outcomes: list[Outcome], facts: dict[str, Any], as_json: bool, as_markdown: bool) -> None:
     from openbook.measure.speed.report import document, markdown
 
     if as_json:
@@ -137,7 +141,7 @@ def _tell(outcomes: list[Outcome], facts: dict[str, object], as_json: bool, as_m
     elif as_markdown:
         print("\n\n".join(f"## {outcome.race.name}\n\n{markdown(outcome, facts)}" for outcome in outcomes))
     else:
-        out().print(f"{facts['machine']}, {facts['threads']} threads, {facts['model']}", markup=False)
+        out().print(f"{facts['machine']}, {plural(facts['threads'], 'thread')}, {facts['model']}", markup=False)
         for outcome in outcomes:
             _show(outcome)
 

@@ -85,7 +85,7 @@ def surroundings(threads: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def busy_program() -> Iterator[int]:
-    """While this lasts another program (its process id) computes without end, on the first core where one can choose."""
+    """While this lasts another program (its process id) computes without end, on the first core if one can say so."""
     spin = "import os\nif hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     command = [sys.executable, "-I", "-c", spin + "print(flush=True)\nwhile True: pass"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as spinning:  # noqa: S603 our own command

@@ -215,23 +215,24 @@ def bandwidth(setting: Setting) -> Race:
         "threads": setting.threads,
     }
 
+    made = {kind: files.random_llama(setting.checkpoint, kind, setting.tell) for kind in kinds}
+
     def given(kind: str) -> Mapping[str, Any]:
-        return {"model": str(files.random_llama(setting.checkpoint, kind, setting.tell)), **task}
+        return {"model": str(made[kind]), **task}
 
     ours = tuple(Entrant(f"{OURS} {kind}", "ours", partial(given, kind)) for kind in kinds)
-    theirs = tuple(
-        Entrant(f"llama.cpp {kind}", "llama_cpp", partial(given, kind), LLAMA_CPP, LLAMA_WAYS) for kind in kinds
+    theirs = setting.rivals(
+        tuple(Entrant(f"llama.cpp {kind}", "llama_cpp", partial(given, kind), LLAMA_CPP, LLAMA_WAYS) for kind in kinds)
     )
     ratios = tuple(
         Ratio(
-            f"{who} {kind}: weights read over memory read",
-            f"{who} {kind}",
+            f"{one.name}: weights read over memory read",
+            one.name,
             (MEMORY,),
-            0.85 if who == OURS else None,
-            factor=files.weight_bytes(files.random_llama(setting.checkpoint, kind, setting.tell)) / 1e9,
+            0.85 if one in ours else None,
+            factor=files.weight_bytes(made[one.name.split()[-1]]) / 1e9,
         )
-        for kind in kinds
-        for who in (OURS, *(["llama.cpp"] if theirs else []))
+        for one in (*ours, *theirs)
     )
-    entrants = (*ours, *setting.rivals(theirs), setting.memory)
+    entrants = (*ours, *theirs, setting.memory)
     return Race("bandwidth", "Decoding with 1.07 billion random weights", "tokens/s", entrants, ratios)

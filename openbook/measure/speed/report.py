@@ -122,10 +122,16 @@ def markdown(outcome: Outcome, facts: Mapping[str, Any]) -> str:
     quick = " Short runs (`--quick`): rough figures." if facts["quick"] else ""
     told = "1 round" if rounds == 1 else f"{rounds} rounds by turns"
     lines.append(
-        f"`openbook bench {outcome.race.name}`, {facts['model']}, {facts['machine']}, {facts['threads']} threads, "
+        f"`openbook bench {outcome.race.name}`, {facts['model']}, {facts['machine']}, {threads(facts)}, "
         f"{told}, {facts['date']}.{quick}"
     )
     return "\n".join(lines)
+
+
+def threads(facts: Mapping[str, Any]) -> str:
+    """`1 thread`, `2 threads`."""
+    count = int(facts["threads"])
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def fill(page: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> None:
