@@ -14,17 +14,17 @@ unexport Q DOCS
 
 .PHONY: ask test sweep models clean
 
-ask: $(VENV)/.run models
+ask: $(VENV)/.run $(VENV)/.kernels models
 	@$(BIN)/openbook ask --docs "$$DOCUMENTS" -- "$$QUESTION" || test $$? -eq 3 # 3: it abstained, and said so
 
-test: $(VENV)/.dev models
+test: $(VENV)/.dev $(VENV)/.kernels models
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-sweep: $(VENV)/.dev models
+sweep: $(VENV)/.dev $(VENV)/.kernels models
 	$(BIN)/pytest -m sweep --hypothesis-profile=default
 
 models: $(VENV)/.run
@@ -37,9 +37,19 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+# The native kernels, where a C++ compiler is; without them torch serves.
+$(VENV)/.kernels: $(VENV)/.run $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.txt' -o -name '*.toml' -o -name '*.py*')
+	@if ! command -v "$${CXX:-c++}" >/dev/null 2>&1; then \
+		echo "No C++ compiler here: openbook runs on torch, several times slower. To change that: install g++, then make." >&2; \
+	elif echo "building the native kernels (a minute or two, once)" >&2; \
+		! $(BIN)/pip install --quiet --disable-pip-version-check ./kernels 2>$(VENV)/kernels.log; then \
+		echo "The native kernels could not be built, so openbook runs on torch; $(VENV)/kernels.log says why." >&2; \
+	fi
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build kernels/build *.egg-info

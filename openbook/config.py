@@ -47,7 +47,8 @@ class Config(BaseSettings):
     book: Path = Path(".openbook")
     model: str | None = None
     encoder: str | None = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
+    backend: Literal["auto", "native", "torch"] = "auto"
     kv_layout: Literal["auto", "dense", "ring", "paged"] = "auto"
     kv_codec: Literal["raw", "int8", "int4"] = "raw"
     kv_memory: ByteSize | None = None
@@ -70,6 +71,7 @@ class Config(BaseSettings):
     stop: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_one_or_more)] = None
     json_schema: Path | None = None
     regex: str | None = None
+    speculate: bool | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     lambda_knn: FiniteFloat | None = None
 
@@ -112,7 +114,10 @@ def _fault(error: ValidationError, given: dict[str, Any]) -> Fault:
         close = difflib.get_close_matches(name, Config.model_fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(Config.model_fields)}"
         return Fault(f"{file}: unknown key {name!r}; {hint}")
-    reason = f"is {first['input']!r}; it {first['msg'].removeprefix('Input ')}"
+    wrong = first["msg"].removeprefix("Input ")
+    if first["type"] == "byte_size":
+        wrong = "is no size; say it like 500MB, 2GB or 2GiB"
+    reason = f"is {first['input']!r}; it {wrong}"
     if name in given:
         return BadOption(f"--{name.replace('_', '-')} {reason}")
     variable = next((v for v in os.environ if v.upper() == PREFIX + name.upper()), None)

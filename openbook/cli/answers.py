@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,10 +125,19 @@ def ask(
         str | None,
         typer.Option(metavar="PATTERN", help="Answer with what this matches as a whole.", rich_help_panel=WRITING),
     ] = None,
+    speculate: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="Read ahead what is being copied, in one step; else where that cannot change the answer.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
     ] = None,
     precision: options.Precision = None,
+    backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
     kv_layout: options.KvLayout = None,
     as_json: options.AsJson = False,
@@ -140,10 +150,10 @@ def ask(
     config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        precision=precision, kv_codec=kv_codec, kv_layout=kv_layout,
+        precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
         lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
         length_penalty=length_penalty, early_stopping=early_stopping, stop=tuple(stop) if stop else None,
-        json_schema=json_schema, regex=regex,
+        json_schema=json_schema, regex=regex, speculate=speculate,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -191,7 +201,7 @@ def settings_of(config: Config) -> Settings:
         return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
     drawn = chosen("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop")
+    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop", "speculate")
     settings = replace(
         Settings(),
         sampling=replace(Sampling(), **drawn),
@@ -235,7 +245,7 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     """Book, encoder and model, ready.
 
     The model comes first: a person whose model is broken should not wait for a folder to be read before that is said.
-    Loading it in a thread meanwhile gained nothing measurable: most of that work holds Python's lock.
+    A book that need not be read is opened meanwhile, in a thread, with its encoder.
     """
     from openbook.cli.models import here
 
@@ -244,9 +254,25 @@ def _reader(config: Config, docs: Path | None) -> Reader:
     name = here(config.model or "smollm2")
     from openbook.mix.reading import Reader, passage_cache
 
-    model = options.model_of(config, name)
-    book, encoder = open_for(config, docs)
+    if docs is not None:
+        model = options.model_of(config, name)
+        book, encoder = open_for(config, docs)
+    else:
+        _import_shared()
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(open_for, config, docs)
+            model = options.model_of(config, name)
+            book, encoder = opening.result()
     return Reader(book, model, encoder, settings, passage_cache(book, model, config.kv_memory, config.kv_disk))
+
+
+def _import_shared() -> None:
+    """What both threads need is imported by one: two that import the same circle can meet it half made."""
+    import openbook.book.retrieve
+    import openbook.lm.encoder
+    import openbook.lm.model
+    import openbook.lm.tokenizer
+    import openbook.lm.weights.checkpoint  # noqa: F401
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:

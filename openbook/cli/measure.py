@@ -36,6 +36,7 @@ def qa(
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
     precision: options.Precision = None,
+    backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -46,6 +47,7 @@ def qa(
         persistence=persistence,
         max_tokens=max_tokens,
         precision=precision,
+        backend=backend,
         kv_codec=kv_codec,
     )
     from openbook.measure.squad import book_of, read_squad

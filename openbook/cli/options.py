@@ -21,7 +21,11 @@ Docs = Annotated[
     typer.Option("--docs", "-d", metavar="PATH", help="A folder or file: make or refresh a book for it, and use that."),
 ]
 Precision = Annotated[
-    str | None, typer.Option(metavar="KIND", help="auto, bf16 or fp32; else auto.", rich_help_panel=MODEL)
+    str | None, typer.Option(metavar="KIND", help="auto, bf16, fp32 or int8; else auto.", rich_help_panel=MODEL)
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="native, torch, or auto: native where it can.", rich_help_panel=MODEL),
 ]
 KvCodec = Annotated[
     str | None,
@@ -43,7 +47,8 @@ def model_of(config: Config, name: str) -> LanguageModel:
     from openbook.lm.cache.make import CacheSpec
     from openbook.lm.model import load_model
 
-    return load_model(name, precision=config.precision, cache=CacheSpec(config.kv_layout, config.kv_codec))
+    cache = CacheSpec(config.kv_layout, config.kv_codec)
+    return load_model(name, precision=config.precision, backend=config.backend, cache=cache)
 
 
 def configure(**given: Any) -> Config:

@@ -32,6 +32,7 @@ def warm(
         typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
     ] = None,
     precision: options.Precision = None,
+    backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,7 +40,7 @@ def warm(
 
     As far as they fit, in the order of the documents. It can be stopped at any time; run again, it goes on.
     """
-    config = options.configure(book=book, model=model, precision=precision, kv_codec=kv_codec)
+    config = options.configure(book=book, model=model, precision=precision, backend=backend, kv_codec=kv_codec)
     check_there(config, None)
     from openbook.cli.models import here
 

@@ -10,24 +10,32 @@ from typing import TYPE_CHECKING, Literal, cast
 from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.make import AUTO, CacheSpec
-from openbook.lm.spec import ModelSpec
+from openbook.lm.spec import ModelSpec, SpecError
 from openbook.lm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from openbook.lm.decoding.constrain import Guides
+    from openbook.lm.weights.checkpoint import Checkpoint
 
 DEFAULT = "smollm2"
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32", "int8"]
+Backend = Literal["auto", "native", "torch"]
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """What `load_model` returns. `fingerprint` names weights, precision and codec: keys of caches carry it."""
+    """What `load_model` returns. `fingerprint` names weights, backend, precision and codec: keys of caches carry it.
+
+    `served` says which backend runs it, and why if it is not the one that is preferred.
+    """
 
     name: str
     runner: Runner
     tokenizer: Tokenizer
     fingerprint: str
+    served: str = "torch"
 
     @property
     def spec(self) -> ModelSpec:
@@ -46,22 +54,23 @@ def load_model(
     name: str | Path = DEFAULT,
     *,
     precision: Precision = "auto",
+    backend: Backend = "auto",
     device: str | None = None,
     fetch: bool = True,
     cache: CacheSpec = AUTO,
 ) -> LanguageModel:
     """A model by name (`smollm2`), GGUF file, or folder of safetensors + config.json.
 
-    `precision` `auto` is bf16 where the device multiplies it natively, else fp32. `cache` says how keys and values are
-    kept. Raises `Fault` for what cannot be read, `SpecError` for what cannot be built.
+    `backend` `auto` is native on a CPU wherever the kernels are installed and can run the model, else torch. Under
+    `precision` `auto` native weights stay as the file packs them and torch's are bf16 where the device multiplies it,
+    else fp32; `int8` packs floats into 8 bits, natively only. `cache` says how keys and values are kept. Raises `Fault`
+    for what cannot be read, `SpecError` for what cannot be built.
     """
-    from openbook.lm.backends.torch import TorchRunner
-    from openbook.lm.device import device_named, dtype_named
+    from openbook.lm.device import device_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
     target = device_named(device)
-    dtype = dtype_named(precision, target)
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_model")
     spec = cast("ModelSpec", checkpoint.spec)
@@ -71,6 +80,51 @@ def load_model(
             f"{checkpoint.path}: its tokenizer has {tokenizer.vocabulary} tokens, its weights have "
             f"{spec.vocabulary}; they are not of one model"
         )
-    runner = TorchRunner.load(spec, checkpoint.state(dtype), target, cache)
-    tag = str(dtype).removeprefix("torch.") + ("" if cache.codec == "raw" else f"-{cache.codec}")
-    return LanguageModel(checkpoint.name, runner, tokenizer, f"{checkpoint.fingerprint}-{tag}")
+    native, why = _choose(backend, precision, target, spec)
+    runner, tag = (_native if native else _torch)(checkpoint, spec, precision, target, cache)
+    tag += "" if cache.codec == "raw" else f"-{cache.codec}"
+    return LanguageModel(checkpoint.name, runner, tokenizer, f"{checkpoint.fingerprint}-{tag}", why)
+
+
+def _choose(backend: Backend, precision: Precision, device: torch.device, spec: ModelSpec) -> tuple[bool, str]:
+    """Whether the native backend runs it, and what is to be said of that."""
+    from openbook.lm.backends.native_build import kernels, unsupported
+
+    if backend not in ("auto", "native", "torch"):
+        raise Fault(f"no backend is called {backend!r}; known are auto, native, torch")
+    found = kernels() if backend != "torch" else None
+    against = (
+        f"{device.type} is no CPU"
+        if device.type != "cpu"
+        else "the native kernels are not installed (they need a C++ compiler when openbook is)"
+        if found is None
+        else unsupported(spec)
+    )
+    if backend == "native" and against is not None:
+        raise SpecError(f"the native backend cannot run this model: {against}; use backend torch")
+    if precision == "int8" and (backend == "torch" or against is not None):
+        raise Fault(f"precision int8 is the native backend's: {against or 'torch was asked for'}; use auto")
+    if backend == "torch" or against is not None:
+        return False, "torch" if backend == "torch" else f"torch: {against}"
+    if backend == "auto" and precision == "fp32":
+        return False, "torch: fp32 was asked for, of which it is the reference"
+    return True, "native"
+
+
+def _native(
+    checkpoint: Checkpoint, spec: ModelSpec, precision: Precision, device: torch.device, cache: CacheSpec
+) -> tuple[Runner, str]:
+    from openbook.lm.backends.native import NativeRunner
+
+    runner = NativeRunner(spec, checkpoint.packed(), cache, precision=precision)
+    return runner, f"native-{precision}-{runner.isa}"
+
+
+def _torch(
+    checkpoint: Checkpoint, spec: ModelSpec, precision: Precision, device: torch.device, cache: CacheSpec
+) -> tuple[Runner, str]:
+    from openbook.lm.backends.torch import TorchRunner
+    from openbook.lm.device import dtype_named
+
+    dtype = dtype_named(precision, device)
+    return TorchRunner.load(spec, checkpoint.state(dtype), device, cache), str(dtype).removeprefix("torch.")

@@ -16,12 +16,15 @@ from openbook.lm.spec import ModelSpec
 CHUNK = 512
 """Tokens of a long text that are run at once, so that its masks and logits never stand in memory whole."""
 
+FEW = 12
+"""New tokens of a row from which on a backend may compute them together in another order than one by one."""
+
 
 class Runner(Protocol):
     """Runs a spec on some device in some precision. All of it is pure given the cache it is handed.
 
     `batch_invariant`: a row's numbers do not depend, to the last bit, on how many rows stand beside it, nor on how many
-    tokens are read at once (fewer than 32 a row). Then reading ahead cannot change what is written.
+    tokens are read at once (fewer than `FEW` a row). Then reading ahead cannot change what is written.
     """
 
     spec: ModelSpec

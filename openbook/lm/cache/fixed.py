@@ -23,7 +23,7 @@ class Storage(NamedTuple):
     slots: tuple[Parts, ...]
 
     def alike(self, other: Storage) -> bool:
-        """Whether the other is of the same shapes."""
+        """Whether the other, of a cache for the same model, is of the same shapes."""
         return self.positions_BC.shape == other.positions_BC.shape
 
     def copy_(self, other: Storage, length: int) -> None:

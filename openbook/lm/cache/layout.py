@@ -13,6 +13,7 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.lm.cache.codecs import Codec, Parts, codec_named
+from openbook.lm.cache.places import Held, Places
 from openbook.lm.cache.plan import Plan, Slot
 from openbook.lm.cache.prefixes import Prefix
 
@@ -49,23 +50,22 @@ class Cache(ABC):
         """See `KeyValueCache`."""
 
     @abstractmethod
+    def held(self) -> list[Held]:
+        """Where all is that the rows hold, a group of slots each; only positions before `next_positions_B` count."""
+
+    @abstractmethod
+    def places(self, columns: int) -> list[Places]:
+        """Where the new tokens that `extend` announced last belong, `columns` a row; in the order of `held`."""
+
+    @property
+    def parts(self) -> list[Parts]:
+        """The memory of each slot."""
+        return self._slots
+
+    @abstractmethod
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows only, in this order; a row may be taken more than once (beams, branches)."""
 
-    @abstractmethod
-    def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
-        """A copy of these positions of a row, a tensor `[2, K, n, width]` a part; None if one is not there."""
-
-    @abstractmethod
-    def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:
-        """Put such a copy into an empty row."""
-
-    @property
-    def batch(self) -> int:
-        """B, the rows."""
-        return self.next_positions_B.shape[0]
-
-    @property
     @torch.inference_mode()
     def retract(self, count: int) -> None:
         """Forget the `count` latest positions of every row, as if they had never been read.
@@ -88,6 +88,20 @@ class Cache(ABC):
     def _cut(self, lengths_B: Tensor) -> None:
         """Forget each row's positions from its length on; or raise `ValueError` and forget nothing."""
 
+    @abstractmethod
+    def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
+        """A copy of these positions of a row, a tensor `[2, K, n, width]` a part; None if one is not there."""
+
+    @abstractmethod
+    def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:
+        """Put such a copy into an empty row."""
+
+    @property
+    def batch(self) -> int:
+        """B, the rows."""
+        return self.next_positions_B.shape[0]
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated for keys and values, as `Plan.bytes` foretells."""
         return sum(part.nbytes for parts in self._slots for part in parts)

@@ -26,6 +26,7 @@ from torch import Tensor
 from openbook.lm.cache.blocks import ROOT, name_of
 from openbook.lm.cache.codecs import Codec, Parts
 from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.places import Held, Places
 from openbook.lm.cache.plan import Plan, Retention
 from openbook.lm.cache.pools import Pool, Step, Table
 
@@ -111,6 +112,24 @@ class PagedCache(Cache):
         parts = (part.transpose(1, 2)[:, :, read_BJ].flatten(3, 4).transpose(1, 2) for part in self._slots[slot])
         return self._decoded(tuple(parts))
 
+    def held(self) -> list[Held]:
+        made = []
+        for retention, pool in self._pools.items():
+            slots = tuple(i for i, slot in enumerate(self.plan.slots) if slot.retention == retention)
+            blocks_BJ, positions_BS = pool.held()
+            made.append(Held(slots, positions_BS, blocks_BJ, self.block))
+        return made
+
+    def places(self, columns: int) -> list[Places]:
+        made = []
+        for pool in self._pools.values():
+            columns_BT = torch.full((self.batch, columns), -1, dtype=torch.long)
+            if pool.step is not None:
+                step = pool.step
+                columns_BT[step.rows, step.tokens] = step.blocks * self.block + step.offsets
+            made.append(Places(0, columns_BT, None if pool.step is None else pool.step.copies))
+        return made
+
     def select(self, rows: Sequence[int]) -> None:
         self.next_positions_B = self.next_positions_B[torch.tensor(list(rows), dtype=torch.long, device=self.device)]
         self._become({retention: [dict(pool.tables[row]) for row in rows] for retention, pool in self._pools.items()})
@@ -185,18 +204,6 @@ class PagedCache(Cache):
             names.append(parent)
         return names
 
-    def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
-        found = self._pool(slot).find(row, positions)
-        if found is None:
-            return None
-        blocks, offsets = found
-        return tuple(part[:, blocks, :, offsets].permute(1, 2, 0, 3).contiguous() for part in self._slots[slot])
-
-    def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:
-        blocks, offsets = self._pool(slot).begin(row, positions)
-        for held, given in zip(self._slots[slot], parts, strict=True):
-            for side in (0, 1):
-                held[side][blocks, :, offsets] = given[side].transpose(0, 1)
     def evicts(self, count: int) -> bool:
         lengths = list(enumerate(self.next_positions_B.tolist()))
         return any(pool.evicts(row, length, count) for pool in self._pools.values() for row, length in lengths)
@@ -211,3 +218,15 @@ class PagedCache(Cache):
             for part in held:
                 part[:, targets] = part[:, sources]
 
+    def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
+        found = self._pool(slot).find(row, positions)
+        if found is None:
+            return None
+        blocks, offsets = found
+        return tuple(part[:, blocks, :, offsets].permute(1, 2, 0, 3).contiguous() for part in self._slots[slot])
+
+    def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:
+        blocks, offsets = self._pool(slot).begin(row, positions)
+        for held, given in zip(self._slots[slot], parts, strict=True):
+            for side in (0, 1):
+                held[side][blocks, :, offsets] = given[side].transpose(0, 1)

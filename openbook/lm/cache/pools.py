@@ -74,7 +74,7 @@ class Pool:
         self._left = self.readers
         joined = self.windowed and positions_BT.shape[1] > 1
         if joined:
-            read_BJ, held_BS = self._held()
+            read_BJ, held_BS = self.held()
             held_BS = torch.cat((held_BS, positions_BT), dim=1)
         kept = [self._staying(row) for row in rows]
         for table, row in zip(self.tables, kept, strict=True):
@@ -92,7 +92,7 @@ class Pool:
         self.positions_NP[targets] = self.positions_NP[sources]
         self.positions_NP[blocks, offsets] = p
         if not joined:
-            read_BJ, held_BS = self._held()
+            read_BJ, held_BS = self.held()
         self.step = Step((sources, targets), b, t, blocks, offsets, read_BJ, held_BS, joined)
 
     def _staying(self, row: Tokens) -> Tokens:
@@ -120,7 +120,7 @@ class Pool:
                     copies.append((held, table[j]))
         return copies, fresh
 
-    def _held(self) -> tuple[Tensor, Tensor]:
+    def held(self) -> tuple[Tensor, Tensor]:
         """The blocks each row holds `[B, J]`, and their positions `[B, S]`; rows with fewer are filled with −1."""
         rows = [[table[j] for j in sorted(table)] for table in self.tables]
         widest = max(map(len, rows), default=0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from openbook.lm.cache.codecs import Codec, Parts
 from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.places import Held, Places
 from openbook.lm.cache.plan import Plan, Retention
 
 
@@ -144,12 +145,38 @@ class RingCache(Cache):
             self._joined[slot] = (k, v, left - 1)
         return k, v
 
+    def held(self) -> list[Held]:
+        return [Held(self._slots_of(ring), ring.held_BC[:, : ring.used].clone()) for ring in self._rings.values()]
+
+    def places(self, columns: int) -> list[Places]:
+        made = []
+        for ring in self._rings.values():
+            columns_BT = torch.full((self.batch, columns), -1, dtype=torch.long)
+            if ring.rows is not None and ring.tokens is not None and ring.at is not None:
+                columns_BT[ring.rows, ring.tokens] = ring.at
+            made.append(Places(0, columns_BT))
+        return made
+
+    def _slots_of(self, ring: Ring) -> tuple[int, ...]:
+        return tuple(i for i, slot in enumerate(self.plan.slots) if slot.retention == ring.retention)
+
     def select(self, rows: Sequence[int]) -> None:
         index = torch.tensor(list(rows), dtype=torch.long, device=self.device)
         self.next_positions_B = self.next_positions_B.index_select(0, index)
         for ring in self._rings.values():
             ring.held_BC = ring.held_BC.index_select(0, index)
         self._slots = [tuple(part.index_select(1, index) for part in parts) for parts in self._slots]
+
+    def evicts(self, count: int) -> bool:
+        top = int(self.next_positions_B.max()) + count
+        return any(ring.wraps and top > ring.columns for ring in self._rings.values())
+
+    def _cut(self, lengths_B: Tensor) -> None:
+        if self.evicts(0):
+            raise ValueError("a ring has come round: what its latest tokens replaced cannot be brought back")
+        for ring in self._rings.values():
+            ring.held_BC.masked_fill_(ring.held_BC >= lengths_B[:, None], -1)
+            ring.used = min(ring.columns, int(lengths_B.max()))
 
     def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
         ring, wanted = self._ring(slot), torch.tensor(positions, dtype=torch.long, device=self.device)
@@ -165,14 +192,3 @@ class RingCache(Cache):
             held[:, row].index_copy_(2, columns, part)
         ring.held_BC[row, columns] = given
         ring.used = max(ring.used, min(max(positions, default=-1) + 1, ring.columns))
-    def evicts(self, count: int) -> bool:
-        top = int(self.next_positions_B.max()) + count
-        return any(ring.wraps and top > ring.columns for ring in self._rings.values())
-
-    def _cut(self, lengths_B: Tensor) -> None:
-        if self.evicts(0):
-            raise ValueError("a ring has come round: what its latest tokens replaced cannot be brought back")
-        for ring in self._rings.values():
-            ring.held_BC.masked_fill_(ring.held_BC >= lengths_B[:, None], -1)
-            ring.used = min(ring.columns, int(lengths_B.max()))
-

@@ -25,10 +25,12 @@ from openbook.lm.weights.gguf_spec import family_of, spec_from_gguf
 from openbook.lm.weights.matching import Made, match
 from openbook.lm.weights.names import original, parameters
 from openbook.lm.weights.pull import RECORD
+from openbook.lm.weights.quants import QUANTS
 from openbook.lm.weights.safetensors import SafetensorsFolder, read_json
 
 if TYPE_CHECKING:
     from openbook.lm.tokenizer import Tokenizer
+    from openbook.lm.weights.blocks import Blocks
 
 OPENERS = {
     "load_model": "writes text",
@@ -82,6 +84,26 @@ class Checkpoint:
 
         for ours, made in self.made.items():
             yield ours, made.of(read)
+
+    def packed(self) -> Iterator[tuple[str, torch.Tensor | Blocks]]:
+        """Each parameter under our name as the file packs it, where that is in blocks, else in fp32.
+
+        What a recipe does to a matrix it may do to its rows of blocks: permute, cut and join them; none adds to them.
+        """
+        from openbook.lm.weights.blocks import Blocks
+
+        file = self.source
+        shapes = parameters(self.spec)
+        for ours, made in self.made.items():
+            kinds = {file.tensors[name].kind for name in made.names.values()} if isinstance(file, GGUFFile) else set()
+            kind = QUANTS.get(next(iter(kinds), ""))
+            if isinstance(file, GGUFFile) and len(kinds) == 1 and kind is not None and kind.weights > 1:
+                *rows, columns = shapes[ours]
+                raw = made.of(file.blocks) if len(rows) and columns % kind.weights == 0 else None
+                if raw is not None and raw.shape == (*rows, columns // kind.weights * kind.bytes):
+                    yield ours, Blocks(kind.name, raw, columns)
+                    continue
+            yield ours, made.of(lambda name: file.tensor(name, torch.float32))
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, from the GGUF metadata or the folder's tokenizer.json."""

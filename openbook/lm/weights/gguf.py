@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,6 +95,14 @@ class GGUFFile:
         out = torch.empty(info.count, dtype=dtype)
         dequantize(QUANTS[info.kind], raw, out)
         return out.reshape(info.shape)
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """The tensor `name` as it is packed, uint8 `[..., rows, bytes of a row]`, in the file's memory: read only."""
+        info = self.tensors[name]
+        raw = np.frombuffer(self._view, np.uint8, info.nbytes, info.offset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has no tensors that cannot be written; nobody writes this one
+            return torch.from_numpy(raw).reshape(*info.shape[:-1], -1)
 
     def kinds(self) -> dict[str, int]:
         """How many tensors are of each kind, the most common first."""

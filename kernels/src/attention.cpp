@@ -1,0 +1,141 @@
+// Attention of one layer: queries, keys and values of the new tokens, then each query over what it may see.
+#include <cmath>
+#include <cstring>
+
+#include "step.h"
+
+void Step::attention(const Layer& l, int member, float* out, bool add) {
+  const Norm* before = l.place == Place::post ? nullptr : &l.attention_norm;
+  int taken = l.query.taken() | (l.key ? l.key->taken() | l.value->taken() : 0);
+  Activations a = prepare(w.x.data(), n, model.width, before, taken, member);
+  // Queries, keys, values side by side; their panels are one list of work.
+  const Linear* parts[3] = {&l.query, l.key ? &*l.key : nullptr, l.value ? &*l.value : nullptr};
+  int panels[4] = {0}, columns[3] = {0};
+  for (int i = 0; i < 3; i++) {
+    panels[i + 1] = panels[i] + (parts[i] ? parts[i]->matrix.panels : 0);
+    if (i) columns[i] = columns[i - 1] + (parts[i - 1] ? parts[i - 1]->matrix.rows : 0);
+  }
+  each_panels(panels[3], [&](int first, int last) {
+    for (int i = 0; i < 3; i++) {
+      int from = std::max(first, panels[i]) - panels[i], to = std::min(last, panels[i + 1]) - panels[i];
+      if (parts[i] && from < to)
+        k.multiply(parts[i]->panels(), from, to, a, 0, n, {w.y.data() + columns[i], stride_, parts[i]->bias_data(), false});
+    }
+  });
+  rotate_and_keep(l, member);
+  attend(l, member);
+  Activations mixed = prepare(w.attended.data(), n, l.heads * l.dim, nullptr, l.out.taken(), member);
+  multiply(l.out, mixed, n, out, padded(model.width), add);
+}
+
+void Step::rotate_and_keep(const Layer& l, int) {
+  int dim = l.dim, wide = padded(dim);
+  auto turn = [&](float* x, int heads, const Norm* norm, int token) {
+    if (norm && l.norm_projection) norm_row(*norm, x, x, heads * dim), norm = nullptr;
+    for (int h = 0; h < heads; h++) {
+      float* head = x + h * dim;
+      if (norm && !l.norm_after_rope) norm_row(*norm, head, head, dim);
+      if (l.rope >= 0) {
+        const Table& table = tables.ropes[(size_t)l.rope];
+        k.rotate(head, table.data + (size_t)w.position[(size_t)token] * table.width, table.width / 2);
+      }
+      if (norm && l.norm_after_rope) norm_row(*norm, head, head, dim);
+    }
+  };
+  const Norm *query_norm = l.query_norm ? &*l.query_norm : nullptr, *key_norm = l.key_norm ? &*l.key_norm : nullptr;
+  each_row(n, [&](int t) {
+    float* y = w.y.data() + (size_t)t * stride_;
+    turn(y, l.heads, query_norm, t);
+    float* q = w.q.data() + (size_t)t * l.heads * wide;
+    for (int h = 0; h < l.heads; h++) {
+      std::memcpy(q + h * wide, y + h * dim, sizeof(float) * (size_t)dim);
+      std::memset(q + h * wide + dim, 0, sizeof(float) * (size_t)(wide - dim));
+    }
+    if (!l.key) return;
+    float *key = y + l.heads * dim, *value = key + l.kv_heads * dim;
+    turn(key, l.kv_heads, key_norm, t);
+    Fresh& fresh = w.fresh[(size_t)l.slot];
+    for (int h = 0; h < l.kv_heads; h++)
+      for (int side = 0; side < 2; side++)
+        k.keep((side ? value : key) + h * dim, dim, store, fresh.at(0, side, h, t), (uint16_t*)fresh.at(1, side, h, t),
+               (uint16_t*)fresh.at(2, side, h, t));
+  });
+}
+
+// What a row's queries may find, in the order of positions: what its cache holds, then the tokens of this forward.
+void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
+  own.runs.clear();
+  gaps = false;
+  int next = 0;
+  auto push = [&](const Run& run) {
+    gaps = gaps || run.position != next;
+    next = run.position + run.count;
+    own.runs.push_back(run);
+  };
+  if (!slots.empty()) {
+    const Slot& slot = slots[(size_t)l.slot];
+    for (const Held& held : groups[(size_t)slot.group].rows[(size_t)row]) {
+      auto at = [&](int part, int side) { return slot.parts[part] ? slot.at(part, side, held.x, head, held.column) : nullptr; };
+      push({at(0, 0), at(0, 1), (const uint16_t*)at(1, 0), (const uint16_t*)at(1, 1), (const uint16_t*)at(2, 0),
+            (const uint16_t*)at(2, 1), held.count, held.position});
+    }
+  }
+  const Fresh& fresh = w.fresh[(size_t)l.slot];
+  for (int t = w.start[(size_t)row]; t < w.start[(size_t)row + 1];) {
+    int end = t + 1;
+    while (end < w.start[(size_t)row + 1] && w.position[(size_t)end] == w.position[(size_t)end - 1] + 1) end++;
+    auto at = [&](int part, int side) { return fresh.at(part, side, head, t); };
+    push({at(0, 0), at(0, 1), (const uint16_t*)at(1, 0), (const uint16_t*)at(1, 1), (const uint16_t*)at(2, 0),
+          (const uint16_t*)at(2, 1), end - t, w.position[(size_t)t]});
+    t = end;
+  }
+}
+
+void Step::attend(const Layer& l, int member) {
+  int groups_ = l.heads / l.kv_heads, rows = (int)w.start.size() - 1, pieces = 1;
+  // Fewer tasks than members would like: each row's queries are parted. It changes no number.
+  int longest = 0;
+  for (int r = 0; r < rows; r++) longest = std::max(longest, w.start[(size_t)r + 1] - w.start[(size_t)r]);
+  if (team.active() > 1 && rows * l.kv_heads < 4 * team.active())
+    pieces = std::min(longest >= kMany ? 4 : longest * groups_, (4 * team.active() + rows * l.kv_heads - 1) / (rows * l.kv_heads));
+  pieces = std::max(pieces, 1);
+  team.each(rows * l.kv_heads * pieces, [&](int task) {
+    int piece = pieces - 1 - task % pieces, head = task / pieces % l.kv_heads, row = task / pieces / l.kv_heads;
+    int count = (w.start[(size_t)row + 1] - w.start[(size_t)row]) * groups_;
+    attend_row(l, member, row, head, (int)((int64_t)count * piece / pieces), (int)((int64_t)count * (piece + 1) / pieces));
+  });
+}
+
+void Step::attend_row(const Layer& l, int member, int row, int head, int first, int last) {
+  if (first == last) return;
+  Own& own = w.own[(size_t)member];
+  bool gaps;
+  runs_of(l, own, row, head, gaps);
+  int groups_ = l.heads / l.kv_heads, wide = padded(l.dim), end = own.runs.back().position + own.runs.back().count - 1;
+  own.queries.clear();
+  int lowest = INT32_MAX, highest = -1;
+  for (int i = first; i < last; i++) {
+    int t = w.start[(size_t)row] + i / groups_, h = head * groups_ + i % groups_, p = w.position[(size_t)t];
+    Query q{};
+    q.q = w.q.data() + ((size_t)t * l.heads + h) * wide;
+    q.out = w.attended.data() + (size_t)t * padded(l.heads * l.dim) + (size_t)h * l.dim;
+    if (l.bias >= 0) {
+      const Table& table = tables.biases[(size_t)l.bias];
+      q.bias = table.data + (size_t)h * table.rows + table.zero;
+    }
+    q.sink = l.sinks.empty() ? -INFINITY : l.sinks[(size_t)h];
+    q.position = p;
+    q.low = std::max(0, l.window ? p - l.window + 1 : 0);
+    if (l.chunk) q.low = std::max(q.low, p / l.chunk * l.chunk);
+    q.high = l.causal ? p : l.window ? std::min(end, p + l.window - 1) : end;
+    if (l.chunk) q.high = std::min(q.high, p / l.chunk * l.chunk + l.chunk - 1);
+    lowest = std::min(lowest, q.low), highest = std::max(highest, q.high);
+    own.queries.push_back(q);
+  }
+  bool many = !gaps && w.start[(size_t)row + 1] - w.start[(size_t)row] >= kMany;
+  int span = padded(l.pinned) + std::max(0, highest - lowest) + 1;
+  Attend a{own.queries.data(), (int)own.queries.size(), own.runs.data(), (int)own.runs.size(), store, l.dim, l.pinned,
+           l.scale, l.cap, own.scratch.take(attend_scratch(l.dim, span, many))};
+  if (many) k.attend_many(a);
+  else k.attend(a);
+}

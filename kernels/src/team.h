@@ -1,0 +1,52 @@
+// Threads that work on one thing together, and sleep when there is nothing to do.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+
+  // Runs `work(thread)` once on every member, the caller among them, and returns when all are done. One caller at a
+  // time; others wait. A run that found members waiting long for each other (another program has taken a core) makes
+  // the next runs smaller, until a larger one pays again.
+  void run(const std::function<void(int)>& work);
+
+  int threads() const { return (int)workers_.size() + 1; }
+  int active() const { return active_; }  // within a run
+
+  // Within a run, for all members alike: each `f(i)`, i < count, once; returns when all of them are done.
+  template <class F> void each(int count, F&& f) {
+    if (active_ == 1) {
+      for (int i = 0; i < count; i++) f(i);
+      return;
+    }
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
+    wait();
+  }
+
+ private:
+  void wait();  // until all members have come here
+  void serve(int member);
+  void choose();  // how many members the next run has
+
+  std::vector<std::thread> workers_;
+  std::mutex turn_;
+  const std::function<void(int)>* work_ = nullptr;
+  int active_ = 1;
+  bool over_ = false;
+  alignas(64) std::atomic<uint32_t> job_{0};
+  alignas(64) std::atomic<int> next_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int64_t> stalled_{0};  // nanoseconds of this run in which somebody slept for another
+  int64_t took_ = 0;
+  int small_ = 0, penalty_ = 0;  // runs still to be done by one member alone; how many after the next stall
+};

@@ -1,0 +1,210 @@
+"""The native backend: the same specs and the same caches as torch's, on a CPU, with weights as the file packs them.
+
+One call runs all layers (kernels/ in C++). A cache's memory is read where it lies, and written when the forward is
+done: a forward that fails leaves it as it was. Rows of different length and padding cost nothing: tokens are run as
+one list. Shapes: B rows, T new tokens, V vocabulary, M width.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from openbook.errors import Fault
+from openbook.lm.backends.native_build import Builder, Weight, kernels, unsupported
+from openbook.lm.backends.native_tables import Tables
+from openbook.lm.backends.runner import CHUNK
+from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
+from openbook.lm.cache.prefixes import Prefix
+from openbook.lm.spec import ModelSpec, SpecError
+
+CPU = torch.device("cpu")
+STORES = {("raw", torch.float32): 0, ("raw", torch.bfloat16): 1, ("int8", None): 2, ("int4", None): 3}
+
+
+class Hidden(NamedTuple):
+    """What a forward knew on its way, fp32 `[B, T, M]`: the output of the last norm, and what the last layer's
+    feed-forward read (the keys of kNN-LM, Khandelwal 2020)."""
+
+    last_BTM: Tensor
+    feed_forward_BTM: Tensor
+
+
+class NativeRunner:
+    """A spec with packed weights on a CPU (see `Runner`). fp32 in and between layers, keys and values in `dtype`.
+
+    Numbers do not depend on how many rows or (below `FEW` a row) new tokens stand in a batch, to the last bit.
+    """
+
+    batch_invariant = True
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        state: Iterable[tuple[str, Weight]],
+        caching: CacheSpec = AUTO,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        isa: str = "",
+    ) -> None:
+        k, reason = kernels(), unsupported(spec)
+        if k is None:
+            raise Fault("the native kernels are not installed; build them (pip install ./kernels) or use backend torch")
+        if reason is not None:
+            raise SpecError(f"the native backend cannot run this model: {reason}; use backend torch")
+        self.spec, self.caching, self.device = spec, caching, CPU
+        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        if spec.head:
+            make_cache(spec, caching, 1, 1, self.dtype, torch.device("meta"))  # refuses now what it cannot keep
+        builder = Builder(spec, state, precision)
+        self._tables = Tables(spec, builder)
+        self.isa = isa or k.isas()[0]
+        self._engine = k.Engine(builder.model(), team(threads or torch.get_num_threads()), self.isa)
+        self._keys: weakref.WeakKeyDictionary[Cache, tuple[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
+
+    def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
+        return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, CPU)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        *,
+        positions_BT: Tensor | None = None,
+        keep: slice | Sequence[int] = slice(None),
+    ) -> Tensor:
+        B, T = tokens_BT.shape
+        kept = list(range(T))[keep] if isinstance(keep, slice) else [int(column) for column in keep]
+        logits_BTV = torch.empty(B, len(kept), self.spec.vocabulary)
+        self._run(tokens_BT, positions_BT, cache, kept, logits_BTV)
+        return logits_BTV
+
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:
+        """Hidden states of these tokens, whose keys are added to the cache; where a position is −1 they are 0."""
+        found = Hidden(torch.zeros(*tokens_BT.shape, self.spec.width), torch.zeros(*tokens_BT.shape, self.spec.width))
+        self._run(tokens_BT, positions_BT, cache, [], None, found)
+        return found
+
+    def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
+        if positions_BT is None:
+            positions_BT = cache.next_positions_B[:, None] + torch.arange(tokens_BT.shape[1])
+        last = (tokens_BT.shape[1] - 1) // CHUNK * CHUNK
+        for start in range(0, last, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            self._run(tokens_BT[:, chunk], positions_BT[:, chunk], cache, [], None)
+        return self.forward(tokens_BT[:, last:], cache, positions_BT=positions_BT[:, last:], keep=slice(-1, None))[:, 0]
+
+    def prefill(self, text: Sequence[int]) -> Prefix:
+        cache = make_cache(self.spec, replace(self.caching, layout="auto"), 1, len(text), self.dtype, CPU)
+        tokens_1T = torch.tensor([list(text)])
+        for start in range(0, len(text), CHUNK):
+            self._run(tokens_1T[:, start : start + CHUNK], None, cache, [], None)
+        return cache.prefix(0)
+
+    def _run(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None,
+        cache: Cache | None,
+        kept: list[int],
+        logits: Tensor | None,
+        hidden: Hidden | None = None,
+    ) -> None:
+        B, T = tokens_BT.shape
+        if positions_BT is None:
+            steps_T = torch.arange(T)
+            positions_BT = (cache.next_positions_B[:, None] + steps_T) if cache is not None else steps_T.expand(B, T)
+        tokens_BT = tokens_BT.to(torch.long).contiguous()
+        positions_BT = positions_BT.to(torch.long).contiguous()
+        self._tables.cover(self._engine, int(positions_BT.max()) + 1 if positions_BT.numel() else 0)
+        keys = None if cache is None else self._before(cache)
+        if cache is not None:
+            cache.extend(positions_BT)
+        pointers = (
+            0 if logits is None else logits.data_ptr(),
+            *((0, 0) if hidden is None else (h.data_ptr() for h in hidden)),
+        )
+        try:
+            self._engine.forward(
+                B,
+                T,
+                tokens_BT.data_ptr(),
+                positions_BT.data_ptr(),
+                kept,
+                *pointers,
+                keys,
+                int(self.dtype is torch.bfloat16),
+            )
+        except ValueError as error:
+            raise Fault(str(error)) from error
+        if cache is not None:
+            self._after(cache, keys, B, T)
+
+    def _before(self, cache: Cache) -> Any:
+        """The cache as the kernels see it, with what it holds now."""
+        known = tuple(map(id, cache.parts))
+        found = self._keys.get(cache)
+        groups = cache.held()
+        if found is None or found[0] != known:
+            found = (known, self._seen(cache, groups))
+            self._keys[cache] = found
+        keys, next_B = found[1], cache.next_positions_B
+        for index, held in enumerate(groups):
+            positions_BS, blocks_BJ = held.positions_BS, held.blocks_BJ
+            at = (0, 0) if blocks_BJ is None else (blocks_BJ.data_ptr(), blocks_BJ.shape[1])
+            rows, columns = positions_BS.shape
+            keys.hold(
+                index,
+                positions_BS.data_ptr(),
+                rows,
+                columns,
+                positions_BS.stride(0),
+                next_B.data_ptr(),
+                *at,
+                held.block,
+            )
+        return keys
+
+    def _seen(self, cache: Cache, groups: Sequence[Any]) -> Any:
+        codec = cache.codec.name
+        keys = kernels().Keys(STORES[codec, cache.dtype if codec == "raw" else None])
+        group_of = {slot: index for index, held in enumerate(groups) for slot in held.slots}
+        for index, (slot, parts) in enumerate(zip(cache.plan.slots, cache.parts, strict=True)):
+            keys.add_slot(group_of[index], slot.kv_heads, slot.head_dim, [_strides(part) for part in parts])
+        return keys
+
+    def _after(self, cache: Cache, keys: Any, rows: int, count: int) -> None:
+        """Put the new keys and values where the cache wants them."""
+        for index, places in enumerate(cache.places(count)):
+            block = getattr(cache, "block", 0)
+            if places.copies is not None and len(places.copies[0]):
+                self._copy(cache, index, places.copies)
+            columns_BT = places.columns_BT
+            keys.place(index, 0 if columns_BT is None else columns_BT.data_ptr(), places.start, rows, count, block)
+        self._engine.commit(keys)
+
+    @staticmethod
+    def _copy(cache: Cache, group: int, copies: tuple[Tensor, Tensor]) -> None:
+        sources, targets = copies
+        for slot in cache.held()[group].slots:
+            for part in cache.parts[slot]:
+                part[:, targets] = part[:, sources]
+
+
+def _strides(part: Tensor) -> list[int]:
+    """Address, and bytes from side to side, row to row, head to head, column to column, of `[2, X, K, C, width]`."""
+    return [part.data_ptr(), *(stride * part.element_size() for stride in part.stride()[:4])]
+
+
+@lru_cache(maxsize=8)
+def team(threads: int) -> Any:
+    """The threads that all native models of a process share, one team a count: they sleep while nobody calls."""
+    return kernels().Team(threads)
