@@ -155,7 +155,41 @@ def differing(runners: dict[str, TorchRunner], prefix: Prefix, rows: int, most: 
     return wrong
 
 
-def main() -> int:
+def decoding(
+    runners: dict[str, TorchRunner], prefix: Prefix, rows: int, steps: int, rounds: int
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Of each way, every round's seconds a step, and seconds of the first steps."""
+    taken: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in runners}
+    for _ in range(rounds):
+        for way, runner in runners.items():
+            for kept, value in zip(taken[way], decode(runner, prefix, rows, steps), strict=True):
+                kept.append(value)
+    return taken
+
+
+def reading(runner: TorchRunner, state: State, tokens: int, rounds: int) -> None:
+    """Print how fast a text is read; the same for every way, since only steps are static."""
+    text = torch.randint(0, runner.spec.vocabulary, (1, tokens))
+    taken = [
+        seconds(lambda: runner.read(text, runner.cache([None], room=tokens)), runner.device) for _ in range(rounds + 1)
+    ][1:]
+    flops = 2 * tokens * sum(w.numel() for name, w in state.items() if name.startswith("layers.") and w.ndim == 2)
+    print(f"\nreading {tokens} tokens: {spread([tokens / t for t in taken])} tokens a second, ", end="")
+    print(f"{flops / statistics.median(taken) / 1e12:,.2f} TFLOP/s of matrix products (experts not counted)")
+
+
+def ratios(middles: dict[tuple[str, int], float], ways: list[str], rows: list[int]) -> None:
+    """Print each way beside the first, and most rows beside fewest."""
+    for count in rows:
+        for way in ways[1:]:
+            print(f"{way} beside {ways[0]}, {count} rows: {middles[ways[0], count] / middles[way, count]:.2f}×")
+    most, least = max(rows), min(rows)
+    for way in ways if most > least else []:
+        print(f"{way}: a step of {most} rows takes {middles[way, most] / middles[way, least]:.2f}× one of {least}")
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--random", choices=SHAPES, help="random weights of this shape instead of a model's")
@@ -164,67 +198,44 @@ def main() -> int:
     parser.add_argument("--codec", default="raw")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["eager", "static"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8])
-    parser.add_argument(
-        "--behind", type=int, default=512, help="tokens before the first step, and of a text that is read"
-    )
+    parser.add_argument("--behind", type=int, default=512, help="tokens before the first step, and read at once")
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--off", type=float, default=0.05, help="share of the logits' norm they may differ by")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = arguments()
     device = device_named(given.device)
     dtype = dtype_named(given.precision, device)
     made = of_shape(given.random, dtype, device) if given.random else of_model(given.model, dtype, device)
-    spec, state = made
-    kind = CacheSpec(codec=given.codec)
+    (spec, state), kind, rate = made, CacheSpec(codec=given.codec), bandwidth(device)
     settings = {"eager": {"static": False}, "static": {"static": True}, "compiled": {"compiled": True}}
     runners = {way: TorchRunner.load(spec, state.items(), device, kind, **settings[way]) for way in given.ways}
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    rate = bandwidth(device)
     print(f"{given.random or given.model}, {str(dtype)[6:]}, {given.codec} cache; torch {torch.__version__}; {where}")
     print(f"copying reaches {rate / 1e9:,.0f} GB/s; {given.behind} tokens behind; median (range) of {given.rounds}\n")
 
-    text = torch.randint(0, spec.vocabulary, (1, given.behind))
     first = next(iter(runners.values()))
-    prefix = first.prefill(text[0].tolist())
+    prefix = first.prefill(torch.randint(0, spec.vocabulary, (given.behind,)).tolist())
+    fresh = {(way, rows): decode(runner, prefix, rows, 2)[1] for rows in given.rows for way, runner in runners.items()}
     wrong = [line for rows in given.rows for line in differing(runners, prefix, rows, given.off)]
-
-    print("\n| decode | rows | tokens a second, together | a step, ms | bandwidth | first steps, ms |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print(f"\nfirst: the {WARM + 1} steps before those that are timed, of the first such text, and of later ones\n")
+    print("| decode | rows | tokens a second, together | a step, ms | bandwidth | first, ms | first, later, ms |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     middles: dict[tuple[str, int], float] = {}
     for rows in given.rows:
-        taken: dict[str, list[float]] = {way: [] for way in runners}
-        begun: dict[str, list[float]] = {way: [] for way in runners}
-        for runner in runners.values():
-            decode(runner, prefix, rows, 2)
-        for _ in range(given.rounds):
-            for way, runner in runners.items():
-                step, began = decode(runner, prefix, rows, given.steps)
-                taken[way].append(step)
-                begun[way].append(began)
         size = needed(spec, state, kind, dtype, rows, given.behind + WARM + 1 + given.steps // 2)
-        for way, each in taken.items():
+        for way, (each, later) in decoding(runners, prefix, rows, given.steps, given.rounds).items():
             middles[way, rows] = statistics.median(each)
-            share = size / middles[way, rows] / rate
             print(
-                f"| {way} | {rows} | {spread([rows / t for t in each])} | {spread(each, 1e3, 2)} | {share:.0%} "
-                f"| {spread(begun[way], 1e3)} |",
+                f"| {way} | {rows} | {spread([rows / t for t in each])} | {spread(each, 1e3, 2)} "
+                f"| {size / middles[way, rows] / rate:.0%} | {fresh[way, rows] * 1e3:,.0f} | {spread(later, 1e3)} |",
                 flush=True,
             )
-    reads = [
-        seconds(lambda: first.read(text, first.cache([None], room=given.behind)), device)
-        for _ in range(given.rounds + 1)
-    ][1:]
-    flops = 2 * given.behind * sum(w.numel() for name, w in state.items() if name.startswith("layers.") and w.ndim == 2)
-    print(f"\nreading {given.behind} tokens: {spread([given.behind / t for t in reads])} tokens a second, ", end="")
-    print(f"{flops / statistics.median(reads) / 1e12:,.1f} TFLOP/s of matrix products (experts not counted)")
-    base = given.ways[0]
-    for rows in given.rows:
-        for way in given.ways[1:]:
-            print(f"{way} beside {base}, {rows} rows: {middles[base, rows] / middles[way, rows]:.2f}×")
-    for way in given.ways:
-        most, least = max(given.rows), min(given.rows)
-        if most > least:
-            print(f"{way}: a step of {most} rows takes {middles[way, most] / middles[way, least]:.2f}× one of {least}")
+    reading(first, state, given.behind, given.rounds)
+    ratios(middles, given.ways, given.rows)
     for line in wrong:
         print(line, file=sys.stderr)
     return bool(wrong)

@@ -6,6 +6,7 @@ writes its result where the first one stood, as a graph does; on a GPU the graph
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from openbook.errors import Fault
-from openbook.lm.backends.static import WARM, CudaGraphs, StaticSteps
+from openbook.lm.backends.static import IDLE, WARM, CudaGraphs, StaticSteps
 from openbook.lm.backends.torch import COLUMNS, TorchRunner
 from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
@@ -110,8 +111,14 @@ class Pair:
         for cache in self.caches:
             cache.select(chosen)
 
+    def another(self) -> None:
+        """The text ends; another begins, of as many rows, in the same steps."""
+        lengths = [self.data.draw(st.integers(0, 9), "length") for _ in range(self.caches[0].batch)]
+        texts, codec = [torch.randint(0, VOCABULARY, (1, n)) for n in lengths], self.caches[0].codec.name
+        self.caches = [self.begun(texts, CacheSpec("dense", codec)) for _ in range(2)]
+
     def run(self, most: int) -> None:
-        happenings = [self.step, self.step, self.step, self.step, self.chunk, self.select, self.shuffle]
+        happenings = [*[self.step] * 4, self.chunk, self.select, self.shuffle, self.another]
         for _ in range(self.data.draw(st.integers(3, most), "steps")):
             happens = self.data.draw(st.sampled_from(happenings))
             event(happens.__name__)
@@ -164,10 +171,9 @@ def check(body):
     return body
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@given(specs(), st.integers(1, 3))
+@given(specs(), st.sampled_from(CODECS), st.integers(1, 3))
 @settings(deadline=None, max_examples=8)
-def test_a_step_asks_the_device_nothing_and_is_sent_nothing(codec, spec, rows):
+def test_a_step_asks_the_device_nothing_and_is_sent_nothing(spec, codec, rows):
     """So it can be recorded. On a device that holds no numbers, for every spec; this needs no GPU."""
     if spec.positions == "learned":
         spec = replace(spec, positions="sinusoidal")  # their limit is looked up once, before steps are recorded
@@ -245,14 +251,44 @@ def test_rows_that_part_before_every_step_are_recorded_once():
     assert (record.recorded, record.replayed) == (1, 4)
 
 
-def test_a_cache_that_is_gone_leaves_no_step_behind():
+def begun(model: Decoder, rows: int, length: int, codec: str = "raw") -> Cache:
+    cache = make_cache(model.spec, CacheSpec("dense", codec), rows, CAPACITY, torch.float64, CPU)
+    model(torch.randint(0, VOCABULARY, (rows, length)), cache=cache)
+    return cache
+
+
+@torch.inference_mode()
+def test_a_later_text_goes_on_in_a_step_recorded_for_one_that_is_gone():
+    model, record = decoder(small(), 0), Recorder()
+    steps = StaticSteps(model, record=record)
+    first = begun(model, 2, 20)
+    fed(steps, first, WARM + 3)
+    second = begun(model, 2, 3)
+    fed(steps, second, WARM + 1)  # while the first is in use, a step of its own
+    assert record.recorded == 2
+    del first
+    third, alone, other = begun(model, 2, 5), begun(model, 2, 5), begun(model, 2, 5, "int8")
+    alone.storage = copy.deepcopy(third.storage)
+    for _ in range(3):
+        tokens = torch.randint(0, VOCABULARY, (2, 1))
+        torch.testing.assert_close(steps.step(tokens, third), model(tokens, cache=alone))
+    assert record.recorded == 2
+    assert third.storage.positions_BC is not second.storage.positions_BC
+    fed(steps, other, WARM + 1)
+    assert record.recorded == 3
+
+
+def test_few_steps_of_caches_that_are_gone_are_kept():
     model = decoder(small(), 0)
     steps = StaticSteps(model, record=Recorder())
-    cache = make_cache(model.spec, CacheSpec("dense"), 1, CAPACITY, torch.float64, CPU)
-    fed(steps, cache, WARM + 1)
-    assert len(steps._steps) == 1
-    del cache
-    assert len(steps._steps) == 0
+    for rows in range(1, 6):
+        fed(steps, begun(model, rows, 1), WARM + 1)
+    assert len(steps._steps) == IDLE + 1
+    unrecorded = begun(model, 6, 1)
+    fed(steps, unrecorded, 1)
+    unrecorded.select([0])
+    fed(steps, unrecorded, 1)
+    assert len(steps._steps) <= IDLE + 1
 
 
 def test_where_recording_fails_decoding_goes_on_eagerly_and_says_why(caplog, capfd):
@@ -346,16 +382,40 @@ def test_tables_kept_for_inference_can_be_trained_through():
     assert model.embedding.weight.grad is not None and math.isfinite(float(model.embedding.weight.grad.sum()))
 
 
+MIXED = small(1, ExpertsSpec(4, 2, FeedForwardSpec(12)), window=5, bias=rule("alibi"))
+
+
+def compiled_is_eager(*rooms: int) -> None:
+    model = decoder(MIXED, 0, torch.float32)
+    runner, plain = TorchRunner(model, compiled=True), TorchRunner(model)
+    for room in rooms:
+        caches = [made.cache([None, None], room=room) for made in (runner, plain)]
+        for _ in range(5):
+            tokens = torch.randint(0, VOCABULARY, (2, 1))
+            found, wanted = runner.forward(tokens, caches[0]), plain.forward(tokens, caches[1])
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rooms", [[16], pytest.param([16, 2 * COLUMNS, 3 * COLUMNS, 4 * COLUMNS], marks=pytest.mark.sweep)]
+)
+def test_a_step_is_one_graph_to_the_compiler_and_not_another_for_each_cache(rooms, monkeypatch):
+    """Traced, but not translated, which takes most of the time."""
+    traced = []
+
+    def backend(module, inputs):
+        traced.append(module)
+        return module.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run: compiled(run, backend=backend, fullgraph=True))
+    compiled_is_eager(*rooms)
+    assert 1 <= len(traced) <= 2  # again where the number of columns is another, then for any number
+
+
 @pytest.mark.sweep
 def test_compiled_steps_are_the_eager_steps():
-    pytest.importorskip("torch._inductor")
-    model = decoder(small(1, ExpertsSpec(4, 2, FeedForwardSpec(12)), window=5), 0, torch.float32)
-    runner, plain = TorchRunner(model, compiled=True), TorchRunner(model)
-    caches = [made.cache([None, None], room=16) for made in (runner, plain)]
-    for _ in range(5):
-        tokens = torch.randint(0, VOCABULARY, (2, 1))
-        found, wanted = runner.forward(tokens, caches[0]), plain.forward(tokens, caches[1])
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    compiled_is_eager(16)
 
 
 @needs_gpu

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 WARM = 2
 """Steps that run before one is recorded: in its first runs a library chooses kernels and takes its workspaces, and a
 batch that soon ends is not worth recording."""
+
+IDLE = 2
+"""Recorded steps that are kept, with the memory of their caches, after the caches have gone. The next text of as many
+rows and columns is copied there: to record a step takes as long as to write some tokens."""
 
 Forward = Callable[[Tensor, Tensor, FixedView], Tensor]
 Body = Callable[[], Tensor]
@@ -70,6 +74,8 @@ class StaticStep:
 
     def __init__(self, cache: DenseCache, forward: Forward) -> None:
         self.storage = cache.storage
+        self.owner: Callable[[], DenseCache | None] = ref(cache)
+        self._kind = cache.codec.name, cache.dtype
         self.tokens_B1 = torch.zeros(cache.batch, 1, dtype=torch.long, device=cache.device)
         self.positions_B1 = torch.zeros_like(self.tokens_B1)
         self.column_1 = torch.zeros(1, dtype=torch.long, device=cache.device)
@@ -77,7 +83,8 @@ class StaticStep:
         self.forward = forward
         self.replay: Body | None = None
         self.runs = 0
-        self._length = self._longest = -1
+        self._longest = -1
+        self._next_B: Tensor | None = None
 
     def load(self, tokens_B1: Tensor, cache: DenseCache) -> None:
         """Put the inputs where the step reads them. The device is not waited for."""
@@ -89,27 +96,31 @@ class StaticStep:
         """fp32 logits `[B, 1, V]`."""
         return self.forward(self.tokens_B1, self.positions_B1, self.view)
 
-    def run(self) -> Tensor:
-        """As `body`, in memory that later steps leave alone."""
+    def run(self, cache: DenseCache) -> Tensor:
+        """As `body`, in memory that later steps leave alone; counted by the cache, which may raise `Fault`."""
+        cache.claim(self.positions_B1)
+        self._next_B = cache.next_positions_B
         self.runs += 1
         return self.body() if self.replay is None else self.replay().clone()
 
     def latest(self, cache: DenseCache) -> int:
-        """The latest position that this step takes. The device is asked only where others have extended the cache."""
-        followed = self._length == cache.length
+        """The latest position that this step takes. The device is asked only where something came between steps."""
+        followed = self._next_B is cache.next_positions_B
         self._longest = self._longest + 1 if followed else int(cache.next_positions_B.max())
-        self._length = cache.length + 1
         return self._longest
+
+    def fits(self, cache: DenseCache) -> bool:
+        """Whether what the cache holds could stand where this step reads."""
+        return self._kind == (cache.codec.name, cache.dtype) and self.storage.alike(cache.storage)
 
     def adopt(self, cache: DenseCache) -> None:
         """Have the cache keep what it holds where this step reads it."""
         self.storage.copy_(cache.storage, cache.length)
-        cache.storage = self.storage
-        self._length = -1
+        cache.storage, self.owner = self.storage, ref(cache)
 
 
 class StaticSteps:
-    """The steps of one decoder over dense caches: one a cache, for as long as the cache is in use.
+    """The steps of one decoder over dense caches: one a cache, and a few that were recorded for caches now gone.
 
     `record` makes steps repeatable (None: as CUDA graphs on CUDA, elsewhere not at all). `compiled` runs them through
     `torch.compile`, which takes seconds to minutes at the second step. `refused` says why steps run eagerly, if so.
@@ -120,7 +131,8 @@ class StaticSteps:
         self._decoder = decoder
         self._record = CudaGraphs(device) if record is None and device.type == "cuda" else record
         self._tuned: Forward = torch.compile(self._forward) if compiled else self._forward
-        self._steps: WeakKeyDictionary[DenseCache, StaticStep] = WeakKeyDictionary()
+        self._steps: list[StaticStep] = []
+        self._choosing = threading.Lock()
         self.refused: str | None = None
         if decoder.asks_length:
             self._refuse("its rope scaling changes as a text grows, so no step is like another")
@@ -134,28 +146,44 @@ class StaticSteps:
         if self.refused is not None or tokens_B1.shape != (cache.batch, 1):
             return None
         step = self._step_of(cache)
-        if cache.length < cache.capacity:  # else it is refused below, when it is claimed
+        if cache.length < cache.capacity:  # else it is refused when it is counted
             if self._decoder.positions is not None:
                 self._decoder.refuse_beyond(step.latest(cache))
             step.load(tokens_B1, cache)
             if not self._prepared(step):
                 return None
-        cache.claim(step.positions_B1)
-        return step.run()
+        return step.run(cache)
 
     def _step_of(self, cache: DenseCache) -> StaticStep:
-        """The step over what the cache holds now. Selected rows stand elsewhere than before: where as many as before,
-        they are copied to where a recorded step reads them, which takes less than to record another."""
-        step, storage = self._steps.get(cache), cache.storage
-        if step is not None and step.storage.positions_BC is storage.positions_BC:
+        """The step over what the cache holds now.
+
+        A new cache's keys, and those of rows selected since the last step, stand where no step reads. If a recorded one
+        has room for just as many they are copied there, which takes far less than to record another.
+        """
+        with self._choosing:
+            mine = next((step for step in self._steps if step.owner() is cache), None)
+            if mine is not None and mine.storage.positions_BC is cache.storage.positions_BC:
+                return mine
+            recorded = [step for step in self._steps if step.replay is not None and step.fits(cache)]
+            free = [step for step in recorded if step is mine or step.owner() is None]
+            if free:
+                step = mine if mine in free else free[-1]
+                step.adopt(cache)
+            else:
+                step = StaticStep(cache, self._forward)
+                step.runs = mine.runs if mine is not None and mine.fits(cache) else 0
+            self._keep(step, cache)
             return step
-        alike = step is not None and step.storage.alike(storage)
-        if step is not None and alike and step.replay is not None:
-            step.adopt(cache)
-            return step
-        self._steps[cache] = new = StaticStep(cache, self._forward)
-        new.runs = step.runs if step is not None and alike else 0
-        return new
+
+    def _keep(self, step: StaticStep, cache: DenseCache) -> None:
+        """Have this step for the cache, and forget what is of no more use; the latest used of the idle ones stay."""
+        for other in self._steps:
+            if other is not step and other.owner() is cache:
+                other.owner = _nobody
+        others = [other for other in self._steps if other is not step]
+        in_use = [other for other in others if other.owner() is not None]
+        idle = [other for other in others if other.owner() is None and other.replay is not None]
+        self._steps = [*idle[-IDLE:], *in_use, step]
 
     def _prepared(self, step: StaticStep) -> bool:
         """Record the step if its time has come. False where that fails: from then on all steps are refused."""
@@ -180,3 +208,7 @@ class StaticSteps:
         hidden_B1M = self._decoder.run(tokens_B1, positions_B1, view, fixed=True)
         logits_B1V: Tensor = self._decoder.head(hidden_B1M, self._decoder.embedding.weight)
         return logits_B1V
+
+
+def _nobody() -> None:
+    """The owner of what no cache uses."""

@@ -19,8 +19,9 @@ from openbook.lm.device import default_device as default_device
 from openbook.lm.device import default_dtype as default_dtype
 from openbook.lm.spec import ModelSpec
 
-COLUMNS = 64
-"""A cache that static steps read has a multiple of this many columns: kernels of masked attention read whole tiles."""
+COLUMNS = 256
+"""A cache that static steps read has a multiple of this many columns, so that texts of nearly one length can go on in
+each other's recorded steps."""
 
 
 class TorchRunner:
