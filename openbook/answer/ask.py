@@ -96,6 +96,9 @@ class _Writing:
                 return self._answer(reading, [], [], "the model ended its answer before the first word")
             # The first token was ready with the reading; each later one, and the end token, took a step.
             clock.rate(min(len(steps), reader.settings.max_tokens - 1))
+            clock.timings["steps"] = reading.tally.steps
+            if reading.speculation is not None:
+                clock.timings |= {"proposed": reading.tally.proposed, "accepted": reading.tally.accepted}
             return self._answer(reading, steps, tokens, None)
         finally:  # also where nobody wanted the rest
             if reader.kept is not None:
@@ -137,7 +140,9 @@ class _Writing:
         draft = Draft(model.tokenizer.eos_ids, zero=even, guide=guide)
         if settings.beams is None:
             fixed = settings.beta == 0
-            yield from generate(mixture, settings.sampling, draft, settings.max_tokens, fixed_prior=fixed)
+            guesses = reading.speculation
+            limit = settings.max_tokens
+            yield from generate(mixture, settings.sampling, draft, limit, fixed_prior=fixed, speculation=guesses)
             fits = draft.fits
         else:
             draft.spelling = Spelling(model.tokenizer, self._stops) if self._stops else None

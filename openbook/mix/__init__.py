@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openbook.mix.reading import Reader as Reader
     from openbook.mix.settings import Settings as Settings
     from openbook.mix.source import Source as Source
+    from openbook.mix.speculation import Speculation as Speculation
 
 _HOMES = {
     "Evidence": "openbook.mix.evidence",
@@ -23,6 +24,7 @@ _HOMES = {
     "Sampling": "openbook.lm.decoding.sampling",
     "Settings": "openbook.mix.settings",
     "Source": "openbook.mix.source",
+    "Speculation": "openbook.mix.speculation",
     "Weights": "openbook.mix.mixture",
     "generate": "openbook.mix.decode",
 }

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from openbook.lm.decoding.draft import Draft
 from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.certificate import certify
 from openbook.mix.mixture import Mixture
+from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array
 
 
@@ -25,16 +28,30 @@ class Step:
     log_w_S: Array
     certified: int | None
 
+    @property
+    def share_S(self) -> Array:
+        """Each source's responsibility for the token; they sum to 1."""
+        log_r_S = self.log_w_S + self.log_p_S
+        share_S: Array = np.exp(log_r_S - np.logaddexp.reduce(log_r_S))
+        return share_S
+
 
 def generate(
-    mixture: Mixture, sampling: Sampling, draft: Draft, max_tokens: int, *, fixed_prior: bool = False
+    mixture: Mixture,
+    sampling: Sampling,
+    draft: Draft,
+    max_tokens: int,
+    *,
+    fixed_prior: bool = False,
+    speculation: Speculation | None = None,
 ) -> Iterator[Step]:
     """Tokens until the draft is over, at most `max_tokens`; the draft says why. An end token is not given out.
 
     A repetition penalty and a constraint change what is chosen from the mixture, not the evidence: a step says what the
     sources gave the token. The penalty counts what is written, not the prompts: they differ from source to source, and
     hold the words an answer needs. With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and nothing
-    but greedy choices, tokens are certified.
+    but greedy choices, tokens are certified. `speculation` guesses what may be read ahead; what is chosen, and its
+    evidence, do not change by that.
     """
     generator, penalty = sampling.generator(), sampling.repetition_penalty
     greedy = sampling.temperature == 0 and penalty == 1 and draft.guide is None
@@ -50,7 +67,10 @@ def generate(
         certified = None
         if certifiable:
             certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels)
-        yield Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
+        step = Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
+        yield step
         if draft.reason is not None:
             return
+        if speculation is not None:  # the last token that may be written is read by nobody
+            mixture.expect(speculation.after(token, step.share_S, max_tokens - length - 1))
         mixture.advance(token)

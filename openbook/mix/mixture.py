@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.mix.mixing import mix
-from openbook.mix.source import Label, Source
+from openbook.mix.source import Expecting, Label, Source
 from openbook.mix.weights import Array, cap_weights, persist
 
 
@@ -70,6 +70,12 @@ class Mixture:
     def log_p_SV(self) -> Tensor:
         """Each source's log-probabilities `[S, V]`, fp32: made when asked for, which writing an answer never does."""
         return self.scores_SV - torch.from_numpy(self.log_z_S)[:, None].to(self.scores_SV)
+
+    def expect(self, tokens: Sequence[int]) -> None:
+        """Tokens that may be chosen after the next: sources that can read them along with it do."""
+        for source in self.sources:
+            if isinstance(source, Expecting):
+                source.expect(tokens)
 
     def advance(self, token: int) -> None:
         """Append the chosen token: every source goes on, every weight learns."""

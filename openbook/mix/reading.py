@@ -21,7 +21,8 @@ from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
-from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches
+from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches, Tally
+from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 8 << 30
@@ -66,12 +67,17 @@ class Believed:
 
 @dataclass(frozen=True)
 class Reading:
-    """The kept hits best first, their share of the prior (the closed book's last), the mixture to write with."""
+    """The kept hits best first, their share of the prior (the closed book's last), the mixture to write with.
+
+    `tally` counts what the writing takes; `speculation` guesses what may be read ahead, if anything is to be.
+    """
 
     hits: tuple[Hit, ...]
     log_retrieved_S: Array
     mixture: Mixture
     lift_bits: float
+    tally: Tally
+    speculation: Speculation | None = None
 
 
 @dataclass
@@ -120,7 +126,15 @@ class Reader:
         source.keep([*kept, len(hits)], labels=[*labels, CLOSED_BOOK.label])
         retrieved = log_prior(normalise(believed.prior_S[kept]), self.settings.closed_share)
         mixture = Mixture([source], believed.weights())
-        return Reading(tuple(hits[i] for i in kept), retrieved, mixture, believed.lift_bits)
+        guesses = Speculation(source.texts, self.model.tokenizer.token_bytes) if self.speculates else None
+        return Reading(tuple(hits[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses)
+
+    @property
+    def speculates(self) -> bool:
+        """Whether answers are written with reading ahead: if not said, where it cannot change a bit of them."""
+        if self.settings.speculate is None:
+            return self.model.runner.batch_invariant and self.settings.beams is None
+        return self.settings.speculate
 
 
 def passage_text(hit: Hit) -> str:

@@ -29,7 +29,8 @@ class Settings:
     `closed_share`: the model's own memory's share of the prior. `cap`: no source weighs more. `margin`: the bits by
     which the best passage must make the question likelier than the model alone does, else the answer is withheld;
     None never withholds. Tokens are chosen by `sampling`, or searched for by `beams`, up to a `stop` string; under a
-    `constraint` an answer satisfies it, or is a fault.
+    `constraint` an answer satisfies it, or is a fault. `speculate`: read ahead what is being copied
+    (`openbook.mix.speculation`); None: where that cannot change a bit of an answer (`Runner.batch_invariant`).
     """
 
     passages: int = 5
@@ -45,6 +46,7 @@ class Settings:
     beams: Beams | None = None
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    speculate: bool | None = None
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class Settings:
         if self.beams is not None and self.beams.width * (self.passages + 1) > MOST_ROWS:
             rows = f"{self.beams.width} beams of {self.passages} passages and the closed book"
             raise Fault(f"{rows} are more than {MOST_ROWS} rows to run at once; ask with fewer of either")
+        if self.speculate and self.beams is not None:
+            raise Fault("beams do not read ahead; ask to speculate or for beams, not both")
         check_together(self.sampling, self.beams, self.stop, self.constraint)
         # What the weights refuse is refused here, before any work is done.
         Weights(np.zeros(1), self.persistence, self.cap)
@@ -94,4 +98,5 @@ class Settings:
             "early_stopping": None if self.beams is None else self.beams.early_stopping,
             "stop": list(self.stop),
             "constraint": None if self.constraint is None else {self.constraint.kind: self.constraint.text},
+            "speculate": self.speculate,
         }

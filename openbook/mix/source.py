@@ -7,7 +7,8 @@ Shapes: S sources (one row each), V vocabulary.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -31,3 +32,14 @@ class Source(Protocol):
 
     def step(self, token: int) -> Tensor:
         """The same for the next token, after `token` was appended to the continuation of every row."""
+
+
+@runtime_checkable
+class Expecting(Source, Protocol):
+    """A source that can read several tokens for little more than one."""
+
+    def expect(self, tokens: Sequence[int]) -> None:
+        """Tokens that may come after the next: the next `step`, if it must read at all, may read them too.
+
+        What it gives does not change by that.
+        """

@@ -141,6 +141,30 @@ def test_what_a_window_has_let_go_is_not_brought_back(layout: str, length: int, 
         assert same(cache.prefix(0), kept)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(st.integers(1, 9), st.integers(0, 4), st.integers(1, 4), st.integers(1, 9))
+@settings(deadline=None, max_examples=30)
+def test_a_chunk_that_moves_a_window_on_does_not_read_what_was_taken_back(
+    layout: str, length: int, lag: int, count: int, chunk: int
+) -> None:
+    """It reads what was held and then the new: nothing may stand there twice, nor in a row that is shorter."""
+    spec = small(window=9)
+    model = decoder(spec, 5)
+    cache = make_cache(spec, CacheSpec(layout, block=4), 2, 40, torch.float64, torch.device("cpu"))
+    text = torch.randint(0, VOCABULARY, (2, length + chunk))
+    positions = torch.arange(length + chunk).repeat(2, 1)
+    positions[1] -= min(lag, length)
+    positions.clamp_(min=-1)
+    with unrounded(), torch.inference_mode():
+        model(text[:, :length], positions[:, :length], cache)
+        assume(not cache.evicts(count))
+        model(torch.randint(0, VOCABULARY, (2, count)), cache=cache)
+        cache.retract(count)
+        went_on = model(text[:, length:], positions[:, length:], cache)
+        whole = model(text, positions)[:, length:]
+        torch.testing.assert_close(went_on, whole, atol=1e-9, rtol=1e-9)
+
+
 @given(st.integers(1, 4), st.integers(0, 3), st.integers(1, 8), st.booleans())
 @settings(deadline=None, max_examples=20)
 def test_a_block_that_others_hold_is_not_changed(block: int, extra: int, count: int, tight: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_speculation import OneByOne
 
 from openbook.answer.answer import Answer
 from openbook.answer.ask import stream, write
@@ -19,6 +20,7 @@ from openbook.book.store import open_book
 from openbook.cli.answers import settings_of
 from openbook.config import Config, load_config
 from openbook.errors import Fault
+from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.decoding.sampling import Sampling
@@ -74,6 +76,29 @@ def test_an_answer_adds_up_however_it_was_chosen(reader: Reader, way: str) -> No
     np.testing.assert_allclose([token.p for token in answer.tokens], probabilities, atol=1e-5)
     if "schema" in way:
         assert json.loads(answer.text) in ("Vass", "nobody")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if "beams" not in way])
+def test_an_answer_that_was_read_ahead_is_the_same(reader: Reader, way: str) -> None:
+    """Said or not said, it speculates where that changes nothing; elsewhere only if it is asked to."""
+    assert not reader.speculates
+    runner = OneByOne(reader.model.runner.decoder)  # type: ignore[attr-defined]
+    exact = replace(reader, model=replace(reader.model, runner=runner), kept=PrefixStore(1 << 24))
+    ahead, plain = answered(exact, **WAYS[way]), answered(exact, speculate=False, **WAYS[way])
+    assert ahead == replace(plain, timings=ahead.timings, settings=ahead.settings)
+    assert {"steps", "proposed", "accepted"} <= ahead.timings.keys() and "proposed" not in plain.timings
+    assert ahead.timings["steps"] + ahead.timings["accepted"] == plain.timings["steps"]
+    asked = answered(reader, speculate=True, **WAYS[way])
+    assert asked.text == answered(reader, **WAYS[way]).text and "proposed" in asked.timings
+
+
+def test_what_is_copied_again_and_again_takes_fewer_steps(reader: Reader) -> None:
+    """A form that leaves no choice but to repeat: the answer is its own source."""
+    form = {"constraint": Constraint("regex", "(Vass led ){12}"), "max_tokens": 120, "speculate": True}
+    answer = answered(reader, **form)
+    assert answer.text == "Vass led " * 12
+    assert answer.timings["accepted"] > 20
+    assert answer.timings["steps"] < answered(reader, **{**form, "speculate": False}).timings["steps"] - 20
 
 
 def test_one_beam_and_a_penalty_of_one_are_greedy(reader: Reader) -> None:
@@ -166,6 +191,8 @@ def test_options_variables_and_the_file_say_how_an_answer_is_written(
     assert settings_of(load_config(beams=1)).beams is None
     made = settings_of(load_config(json_schema=Path("form.json")))
     assert made.constraint == Constraint("json_schema", '{"type": "integer"}')
+    assert settings_of(load_config(speculate=False)).speculate is False
+    assert settings_of(load_config()).speculate is None
     assert settings_of(load_config(regex="a+")).constraint == Constraint("regex", "a+")
     monkeypatch.setenv("OPENBOOK_STOP", "\n\n")
     assert settings_of(load_config()).stop == ("\n\n",)

@@ -5,6 +5,7 @@ Shapes: S branches, N hypotheses, R = N·S rows, T positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,15 @@ class Branch:
     passages: tuple[str, ...] = ()
 
 
+@dataclass
+class Tally:
+    """What writing took: forwards of the model, tokens read ahead, and how many of those were then written."""
+
+    steps: int = 0
+    proposed: int = 0
+    accepted: int = 0
+
+
 CLOSED_BOOK = Branch(Label("closed", "closed_book"), "closed")
 
 
@@ -42,6 +52,8 @@ class Branches:
     """A `Source` of S branches over one model, run in one batched forward a step.
 
     `question_log_p_S` is log p(question | branch), natural: the prefill of the question yields it at no extra cost.
+    `texts` are the tokens that each branch has read up to where the answer begins. What is expected after a token is
+    read ahead in its forward, and taken back if it does not come (`openbook.mix.speculation`).
     """
 
     def __init__(
@@ -62,6 +74,11 @@ class Branches:
         # The last token before the question is run again with it: its output predicts the question's first token.
         prefixes = self._prefixes([branch.name for branch in branches], [text[:-1] for text in texts], store)
         rows = [[text[-1], *suffix.question, *suffix.tail] for text in texts]
+        self.texts = [(*text, *suffix.question, *suffix.tail) for text in texts]
+        self.tally = Tally()
+        self._room = room
+        self._expected: tuple[int, ...] = ()
+        self._ahead: deque[tuple[int, Tensor]] = deque()
         self._cache = self._runner.cache(prefixes, room=len(rows[0]) + room)
         self.question_log_p_S, self._first_SV = self._ask(torch.tensor(rows), len(suffix.question))
 
@@ -121,7 +138,9 @@ class Branches:
 
     def keep(self, rows: Sequence[int], labels: Sequence[Label] | None = None) -> None:
         """Go on with these branches only, in this order, under new labels if given."""
+        self._take_back()
         self._cache.select(rows)
+        self.texts = [self.texts[row] for row in rows]
         self.labels = tuple(labels or (self.labels[row] for row in rows))
         self.question_log_p_S = self.question_log_p_S[list(rows)]
         self._first_SV = self._first_SV[list(rows)]
@@ -130,17 +149,45 @@ class Branches:
         return self._first_SV
 
     def step(self, token: int) -> Tensor:
-        return self.step_each([token] * len(self.labels))
+        expected, self._expected = self._expected, ()
+        if self._ahead and self._ahead[0][0] == token:
+            self.tally.accepted += 1
+            return self._ahead.popleft()[1]
+        self._take_back()
+        while expected and (1 + len(expected) > self._room or self._cache.evicts(1 + len(expected))):
+            expected = expected[:-1]
+        scores_SnV = self._read([[token, *expected]] * len(self.labels))
+        self.tally.proposed += len(expected)
+        self._ahead.extend((next, scores_SnV[:, i]) for i, next in enumerate(expected, 1))
+        return scores_SnV[:, 0]
+
+    def expect(self, tokens: Sequence[int]) -> None:
+        """See `openbook.mix.source.Expecting`."""
+        self._expected = tuple(tokens)
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Scores `[S, n, V]` after each of every row's n tokens, in one forward."""
+        self._room -= len(rows[0])
+        self.tally.steps += 1
+        return self._runner.forward(torch.tensor(rows, dtype=torch.long), self._cache)
+
+    def _take_back(self) -> None:
+        """Forget what was read ahead and did not come."""
+        if self._ahead:
+            self._cache.retract(len(self._ahead))
+            self._room += len(self._ahead)
+            self._ahead.clear()
 
     def step_each(self, tokens: Sequence[int]) -> Tensor:
         """As `step`, with a token of its own for every row: rows may belong to different mixtures."""
-        tokens_S1 = torch.tensor(tokens, dtype=torch.long)[:, None]
-        return self._runner.forward(tokens_S1, self._cache)[:, -1]
+        self._take_back()
+        return self._read([[token] for token in tokens])[:, 0]
 
     def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """`[N, S, V]` of N hypotheses (`openbook.mix.beam.Forking`): each has S rows, which all read its token."""
         branches = range(len(self.labels))
         rows = [parent * len(branches) + branch for parent in parents for branch in branches]
+        self._take_back()
         if rows != list(range(len(self._cache.next_positions_B))):
             self._cache.select(rows)
         scores_RV = self.step_each([token for token in tokens for _ in branches])
