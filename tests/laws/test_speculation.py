@@ -67,8 +67,13 @@ def native(decoder: Decoder, caching: CacheSpec) -> Runner:
     return NativeRunner(decoder.spec, decoder.state_dict().items(), caching, precision="fp32")
 
 
+def static(decoder: Decoder, caching: CacheSpec) -> Runner:
+    return TorchRunner(decoder, caching, static=True)
+
+
 RUNNERS: dict[str, Callable[[Decoder, CacheSpec], Runner]] = {
     "torch": TorchRunner,
+    "static": static,
     "one by one": OneByOne,
     "native": native,
 }
@@ -150,7 +155,7 @@ def test_an_answer_is_what_it_would_have_been(
     plan: list[tuple[int, int]],
 ) -> None:
     """Bit for bit where the runner's numbers do not depend on the batch, else to rounding."""
-    if name == "torch":
+    if name in ("torch", "static"):
         codec = "raw"  # a last bit may be a whole step of a codec
     runner = RUNNERS[name](tiny_model.runner.decoder, CacheSpec(layout, codec, block=5))  # type: ignore[attr-defined]
     model = replace(tiny_model, runner=runner)
