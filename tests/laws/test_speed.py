@@ -21,7 +21,7 @@ from openbook.measure.speed.files import Shape, random_llama, weight_bytes, writ
 from openbook.measure.speed.material import Material, agreement
 from openbook.measure.speed.process import Worker, busy_program, surroundings
 from openbook.measure.speed.races import RACES, Setting
-from openbook.measure.speed.report import about, document, fill, markdown, number
+from openbook.measure.speed.report import about, document, fill, markdown, number, ratio_words
 from openbook.measure.speed.rounds import hold
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +111,13 @@ def test_a_ratio_may_be_asked_to_be_small_or_only_told() -> None:
     assert Ratio("step", "a", ("b",), 2, most=True).holds(1.9)
     assert Ratio("step", "a", ("b",), 2, most=True).holds(2.1) is False
     assert Ratio("told", "a", ("b",)).holds(9) is None
+
+
+def test_over_nobody_it_is_the_value_itself() -> None:
+    made = race(entrant("a"), ratios=(Ratio("first token", "a", (), 2.5, most=True),), higher=False)
+    found = Outcome(made, (Row("a", "s", (1.9, 2.1, 2.0)),)).ratios[0]
+    assert (found.spread.median, found.holds) == (2.0, True)
+    assert ratio_words(found, "s") == ("first token", "2 s (1.95–2.05)", "≤ 2.5 s: pass")
 
 
 def test_eight_branches_count_as_steps() -> None:

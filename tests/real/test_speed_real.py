@@ -1,4 +1,4 @@
-"""`openbook bench` as a command; llama.cpp, where the bench has installed it, as the same model behind the same prompt."""
+"""`openbook bench` as a command; llama.cpp, where the bench installed it, as the same model behind the same prompt."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ class Entrant:
 @dataclass(frozen=True)
 class Ratio:
     """`factor` · an entrant's value over another's, in the same round; of several rivals, over the best there is.
+    Over nobody it is the value itself, in the race's unit.
 
     `asked`: at least that much (with `most`: at most); None: only told.
     """
@@ -131,6 +132,8 @@ class Outcome:
     def _found(self, ratio: Ratio) -> Found | None:
         ours = self.row(ratio.over)
         rivals = [row for name in ratio.under if (row := self.row(name)) is not None]
+        if ours is not None and not ratio.under:
+            return Found(ratio, "", Spread.of([ratio.factor * value for value in ours.values]))
         if ours is None or not rivals:
             return None
         best = (max if self.race.higher else min)(rivals, key=lambda row: row.spread.median)

@@ -5,7 +5,9 @@ They are made once, under openbook's home, each moved into place when it is whol
 
 from __future__ import annotations
 
+import hashlib
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +23,9 @@ from openbook.measure.speed.process import Worker
 
 if TYPE_CHECKING:
     from openbook.lm.weights.checkpoint import Checkpoint
+    from openbook.measure.speed.material import Material
 
 ALIGNMENT = 32
-Written = Mapping[str, tuple[str, np.ndarray[Any, np.dtype[np.uint8]], tuple[int, ...]]]
 
 
 def _place(name: str) -> Path:
@@ -75,6 +77,24 @@ def as_folder(checkpoint: Checkpoint, tell: Callable[[str], None]) -> Path:
         tell(f"{checkpoint.name} as a folder of bf16 …")
         convert_checkpoint(checkpoint, decoder_or_encoder(checkpoint), path, dtype=torch.bfloat16)
     return path
+
+
+def book(material: Material, count: int, encoder: Path, tell: Callable[[str], None]) -> Path:
+    """A book of `count` documents of 100 tokens each, a passage a document; made once."""
+    from openbook.book.store import open_book
+
+    texts = [material.tokenizer.decode(tokens) for tokens in material.prompts(count, 100)]
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+    made = open_book(home() / "books" / f"speed-{count}-{digest}")
+    if len(made.documents()) < count:
+        from openbook.lm.encoder import load_encoder
+
+        tell(f"a book of {count:,} passages …")
+        with tempfile.TemporaryDirectory() as folder:
+            for i, text in enumerate(texts):
+                (Path(folder) / f"{i:04}.txt").write_text(text, encoding="utf-8")
+            made.add(folder, encoder=load_encoder(encoder))
+    return made.path
 
 
 @dataclass(frozen=True)

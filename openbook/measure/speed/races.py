@@ -150,18 +150,54 @@ def prefill(setting: Setting) -> Race:
 @race("busy")
 def busy(setting: Setting) -> Race:
     """Decoding while another program computes on one core, beside decoding alone."""
-    new = 16 if setting.quick else 64
-    task: dict[str, Any] = {"race": "decode", "prompts": setting.material.prompts(1, 100), "new": new}
+    task: dict[str, Any] = {"race": "decode", "prompts": setting.material.prompts(1, 100)}
+    ours = {**task, "new": 16 if setting.quick else 128}
     loaded = f"{OURS}, one core busy"
-    ways: tuple[Mapping[str, Any], ...] = ({},)
-    theirs = setting.rivals(_llama(setting, ways, **task)[:1])
+    # Beside a busy program llama.cpp may write one token a second: few are enough.
+    theirs = setting.rivals(_llama(setting, ({},), **task, new=8 if setting.quick else 24)[:1])
     crowded = tuple(Entrant(f"{e.name}, one core busy", e.script, e.task, e.environment, e.ways, True) for e in theirs)
     ratios = (
         Ratio("one core busy over quiet", loaded, (OURS,), 0.4),
         *(Ratio(f"{SAME}, one core busy over quiet", e.name, (SAME,)) for e in crowded),
     )
-    entrants = (_openbook(setting, **task), _openbook(setting, loaded, busy=True, **task), *theirs, *crowded)
-    return Race("busy", f"Decoding {new} tokens beside a busy program", "tokens/s", entrants, ratios)
+    entrants = (_openbook(setting, **ours), _openbook(setting, loaded, busy=True, **ours), *theirs, *crowded)
+    return Race("busy", "Decoding beside a program that keeps one core busy", "tokens/s", entrants, ratios)
+
+
+@race("first-token")
+def first_token(setting: Setting) -> Race:
+    """A question over five passages of 200 tokens: with the passages' keys and values kept, and without."""
+    decode = setting.material.tokenizer.decode
+    passages = [decode(tokens) for tokens in setting.material.prompts(5, 200)]
+    questions = [f"What is said of {decode(tokens).strip()}?" for tokens in setting.material.prompts(100, 4)]
+    names = {"nowhere": "passages read anew", "memory": "passages in memory", "disk": "passages on disk"}
+    task = {"race": "first-token", "model": setting.ours, "threads": setting.threads}
+    task |= {"passages": passages, "questions": questions}
+
+    def given(kept: str) -> Mapping[str, Any]:
+        return {**task, "kept": kept}
+
+    entrants = tuple(Entrant(f"{OURS}, {name}", "answers", partial(given, kept)) for kept, name in names.items())
+    anew, *kept = (one.name for one in entrants)
+    ratios = tuple(Ratio(f"{name} over anew", name, (anew,), 1 / 8, most=True) for name in kept)
+    title = "First token of a question over 5 passages of 200 tokens and the closed book"
+    return Race("first-token", title, "ms", (*entrants, setting.memory), ratios, higher=False)
+
+
+@race("startup")
+def startup(setting: Setting) -> Race:
+    """`openbook ask` on a warm book of 1,000 passages, the whole process, from its start to the first token."""
+    count = 50 if setting.quick else 1000
+
+    def given() -> Mapping[str, Any]:
+        book = files.book(setting.material, count, setting.encoder, setting.tell)
+        asked = {"question": "What is an expression?", "book": str(book)}
+        return {"race": "startup", "model": setting.ours, "threads": setting.threads, **asked}
+
+    ratios = (Ratio("from its start to the first token", OURS, (), 2.5, most=True),)
+    entrants = (Entrant(OURS, "answers", given),)
+    title = f"openbook ask on a warm book of {count:,} passages, from the start of the process to the first token"
+    return Race("startup", title, "s", entrants, ratios, higher=False)
 
 
 @race("index")

@@ -94,18 +94,16 @@ def way_words(row: Row) -> str:
     return "; ".join(word for word in (str(row.facts.get("engine", "")), chosen) if word)
 
 
-def ratio_words(found: Found) -> tuple[str, str, str]:
+def ratio_words(found: Found, unit: str) -> tuple[str, str, str]:
     """What, how much, and whether that is what is asked."""
-    ratio = found.ratio
-    times = (
-        spread_words(found.spread).replace(" (", "× (", 1)
-        if "(" in spread_words(found.spread)
-        else (f"{spread_words(found.spread)}×")
-    )
+    ratio, spread = found.ratio, found.spread
+    sign = f" {unit}" if not ratio.under else "×"
+    quartiles = "" if spread.low == spread.high else f" ({number(spread.low)}–{number(spread.high)})"
+    times = f"{number(spread.median)}{sign}{quartiles}"
     if ratio.asked is None:
         return ratio.what, times, ""
-    sign, verdict = ("≤" if ratio.most else "≥"), ("pass" if found.holds else "miss")
-    return ratio.what, times, f"{sign} {ratio.asked:g}×: {verdict}"
+    bound = f"{'≤' if ratio.most else '≥'} {ratio.asked:g}{sign}"
+    return ratio.what, times, f"{bound}: {'pass' if found.holds else 'miss'}"
 
 
 def markdown(outcome: Outcome, facts: Mapping[str, Any]) -> str:
@@ -115,8 +113,8 @@ def markdown(outcome: Outcome, facts: Mapping[str, Any]) -> str:
         unit = "" if row.unit == outcome.race.unit else f" {row.unit}"
         lines.append(f"| {row.name} | {spread_words(row.spread)}{unit} | {way_words(row)} |")
     if outcome.ratios:
-        lines += ["", "| ratio of one round | measured | asked |", "|---|--:|---|"]
-        lines += [f"| {' | '.join(ratio_words(found))} |" for found in outcome.ratios]
+        lines += ["", "| within a round | measured | asked |", "|---|--:|---|"]
+        lines += [f"| {' | '.join(ratio_words(found, outcome.race.unit))} |" for found in outcome.ratios]
     lines += ["", *(f"Not run: {name} ({reason})." for name, reason in outcome.absent.items())]
     rounds = len(outcome.rows[0].values) if outcome.rows else 0
     quick = " Short runs (`--quick`): rough figures." if facts["quick"] else ""

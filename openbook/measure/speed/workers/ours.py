@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from openbook.lm.encoder import load_encoder
-from openbook.lm.model import LanguageModel, load_model
+from openbook.lm.model import Backend, LanguageModel, Precision, load_model
 
 
 class Race(Protocol):
@@ -30,23 +30,19 @@ def open(race: str, threads: int, **task: Any) -> Race:
     return made
 
 
-def language_model(name: str, backend: str = "auto", precision: str = "auto") -> tuple[LanguageModel, dict[str, Any]]:
+def language_model(
+    name: str, backend: Backend = "auto", precision: Precision = "auto"
+) -> tuple[LanguageModel, dict[str, Any]]:
     """The model on that backend, and what says so in a report."""
-    chosen: dict[str, Any] = {"precision": precision}
-    if "backend" in inspect.signature(load_model).parameters:
-        chosen["backend"] = backend
-    elif backend == "native":
-        raise RuntimeError("this openbook has no native backend")
-    model = load_model(name, **chosen)
-    runner = model.runner
-    kind = type(runner).__name__.removesuffix("Runner").lower()
-    return model, {"engine": f"openbook, {kind} backend", "dtype": str(runner.dtype).removeprefix("torch.")}
+    model = load_model(name, backend=backend, precision=precision)
+    facts = {"engine": f"openbook, {model.served}", "dtype": str(model.runner.dtype).removeprefix("torch.")}
+    return model, facts
 
 
 class Decode:
     """Tokens a second, all branches together, one greedy token a branch and step."""
 
-    def __init__(self, model: str, prompts: Sequence[Sequence[int]], new: int, backend: str = "auto") -> None:
+    def __init__(self, model: str, prompts: Sequence[Sequence[int]], new: int, backend: Backend = "auto") -> None:
         loaded, self.facts = language_model(model, backend)
         self.runner, self.new = loaded.runner, new
         self.prefixes = [self.runner.prefill(prompt[:-1]) for prompt in prompts]
@@ -73,7 +69,7 @@ class Decode:
 class Prefill:
     """Tokens of one prompt read a second; the logits of the last alone are wanted."""
 
-    def __init__(self, model: str, prompts: Sequence[Sequence[int]], backend: str = "auto") -> None:
+    def __init__(self, model: str, prompts: Sequence[Sequence[int]], backend: Backend = "auto") -> None:
         loaded, self.facts = language_model(model, backend)
         self.runner = loaded.runner
         self.tokens_1T = torch.tensor([list(prompts[0])])
@@ -94,7 +90,7 @@ class Index:
         chosen: dict[str, Any] = {"backend": backend} if "backend" in inspect.signature(load_encoder).parameters else {}
         self.encoder = load_encoder(model, **chosen)
         self.texts = texts
-        kind = type(self.encoder.encoder).__name__
+        kind = getattr(self.encoder.encode, "__qualname__", "").split(".")[0]
         self.facts = {"engine": f"openbook, {kind}", "first": self.encoder.embed(texts[:1])[0].tolist()}
 
     def run(self) -> dict[str, Any]:
@@ -107,7 +103,7 @@ class Index:
 class Perplexity:
     """exp(−mean log p) of a text's tokens but each window's first; nothing is carried from one window to the next."""
 
-    def __init__(self, model: str, tokens: Sequence[int], window: int, **chosen: str) -> None:
+    def __init__(self, model: str, tokens: Sequence[int], window: int, **chosen: Any) -> None:
         loaded, self.facts = language_model(model, **chosen)
         self.runner, self.tokens, self.window = loaded.runner, tokens, window
 
