@@ -129,6 +129,7 @@ def ask(
         bool | None,
         typer.Option(
             "--speculate/--no-speculate",
+            metavar="",
             help="Read ahead what is being copied, in one step; else where that cannot change the answer.",
             rich_help_panel=WRITING,
         ),
