@@ -19,69 +19,89 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-TRACE = "OPENBOOK_BENCH_TRACE"
-PHASES = {
-    "torch": ("import torch",),
-    "numpy": ("import numpy",),
-    "lance": ("import lance",),
-    "typer": ("import typer",),
-    "rich.console": ("import rich",),
-    "pydantic_settings": ("import pydantic",),
-    "tokenizers": ("import tokenizers",),
-    "openbook.cli.options": ("settings", "configure"),
-    "openbook.book.store": ("open book", "open_book"),
-    "openbook.book.retrieve": ("retrieve", "find"),
-    "openbook.lm.encoder": ("load encoder", "load_encoder"),
-    "openbook.lm.model": ("load model", "load_model"),
-    "openbook.mix.prompt": ("frame passages", "Framing.prefix"),
-    "openbook.mix.sources.branches": ("prefixes", "Branches._prefixes"),
-    "openbook.lm.backends.torch": ("restore cache", "TorchRunner.cache"),
-    "openbook.mix.reading": ("question read", "Reader.begin"),
+TRACE, BEGAN = "OPENBOOK_BENCH_TRACE", "OPENBOOK_BENCH_BEGAN"
+IMPORTS = ("torch", "numpy", "lance", "typer", "rich.console", "pydantic_settings", "tokenizers", "jinja2")
+FUNCTIONS = {
+    "openbook.cli.options": {"configure": "settings"},
+    "openbook.book.store": {"open_book": "open book"},
+    "openbook.book.retrieve": {"find": "retrieve"},
+    "openbook.lm.encoder": {"load_encoder": "load encoder"},
+    "openbook.lm.model": {"load_model": "load model"},
+    "openbook.lm.weights.checkpoint": {
+        "open_checkpoint": "open checkpoint",
+        "Checkpoint.tokenizer": "read vocabulary",
+        "Checkpoint.fingerprint": "fingerprint",
+    },
+    "openbook.lm.weights.tokenizer_json": {"build": "build tokenizer"},
+    "openbook.lm.weights.chat": {"render": "chat template"},
+    "openbook.mix.sources.branches": {"Branches._prefixes": "prefixes", "Branches._ask": "question"},
+    "openbook.lm.backends.torch": {"TorchRunner.load": "weights", "TorchRunner.cache": "restore cache"},
+    "openbook.lm.backends.native": {"NativeRunner.load": "weights", "NativeRunner.cache": "restore cache"},
+    "openbook.mix.reading": {"Reader.begin": "read question"},
 }
-"""What a phase is: the import of a module, or a function of it; phases may contain or overlap each other."""
+"""What is a phase besides the import of a module: functions of ours; phases may contain or overlap each other."""
+
+Span = tuple[str, float, float, float]
+"""A phase, when it began and ended, and the CPU seconds of the process meanwhile."""
 
 
 class Tracer(MetaPathFinder):
     """Times imports as they happen and functions once their module is there, without importing anything itself."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[str, float, float]] = []
+        self.spans: list[Span] = []
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        """The module's own spec, its loader wrapped; only for modules of `PHASES`."""
-        if name not in PHASES:
+        """The module's own spec, its loader wrapped; only for modules with a phase."""
+        if name not in IMPORTS and name not in FUNCTIONS:
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = Watched(spec.loader, self, *PHASES[name])  # type: ignore[assignment]
+            spec.loader = Watched(spec.loader, self)  # type: ignore[assignment]
         return spec
 
-    def watch(self, owner: Any, name: str, phase: str) -> None:
-        """Put a clock around `owner.name`."""
-        function = getattr(owner, name)
+    @contextmanager
+    def span(self, phase: str) -> Iterator[None]:
+        """Note what happens inside as one phase."""
+        began, cpu = time.time(), time.process_time()
+        try:
+            yield
+        finally:
+            self.spans.append((phase, began, time.time(), time.process_time() - cpu))
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.spans.append((phase, began, time.time()))
+    def watch(self, module: Any, path: str, phase: str) -> None:
+        """Put a clock around a function of a module or class; one that is not there (another backend's) is not."""
+        *owners, name = path.split(".")
+        owner = module
+        for each in owners:
+            owner = getattr(owner, each, None)
+        function = None if owner is None else vars(owner).get(name)
+        if isinstance(function, classmethod | FunctionType):
+            plain = function.__func__ if isinstance(function, classmethod) else function
 
-        setattr(owner, name, timed)
+            @wraps(plain)
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                with self.span(phase):
+                    return plain(*args, **kwargs)
+
+            setattr(owner, name, classmethod(timed) if isinstance(function, classmethod) else timed)
 
 
 class Watched(Loader):
-    """A loader that times the import and then puts the clock around the phase's function."""
+    """A loader that times the import, or puts the clocks around the module's functions."""
 
-    def __init__(self, loader: Loader, tracer: Tracer, phase: str, function: str | None = None) -> None:
-        self.loader, self.tracer, self.phase, self.function = loader, tracer, phase, function
+    def __init__(self, loader: Loader, tracer: Tracer) -> None:
+        self.loader, self.tracer = loader, tracer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -92,21 +112,19 @@ class Watched(Loader):
 
     def exec_module(self, module: Any) -> None:
         """As the module's own loader does, timed."""
-        began = time.time()
-        self.loader.exec_module(module)
-        if self.function is None:
-            self.tracer.spans.append((self.phase, began, time.time()))
+        if module.__name__ in IMPORTS:
+            with self.tracer.span(f"import {module.__name__.partition('.')[0]}"):
+                self.loader.exec_module(module)
             return
-        *owners, name = self.function.split(".")
-        for owner in owners:
-            module = getattr(module, owner)
-        self.tracer.watch(module, name, self.phase)
+        self.loader.exec_module(module)
+        for path, phase in FUNCTIONS[module.__name__].items():
+            self.tracer.watch(module, path, phase)
 
 
 def traced(arguments: list[str]) -> int:
     """The child of `--phases`: the command itself, with its spans written to the file that the environment names."""
     tracer = Tracer()
-    tracer.spans.append(("interpreter", float(os.environ["OPENBOOK_BENCH_BEGAN"]), time.time()))
+    tracer.spans.append(("interpreter", float(os.environ[BEGAN]), time.time(), time.process_time()))
     sys.meta_path.insert(0, tracer)
     from openbook.cli import main
 
@@ -124,7 +142,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             spans = Path(folder) / "spans.json"
             began = time.time()
-            environment = {**os.environ, TRACE: str(spans), "OPENBOOK_BENCH_BEGAN": repr(began), "TERM": "xterm"}
+            environment = {**os.environ, TRACE: str(spans), BEGAN: repr(began), "TERM": "xterm"}
             with (Path(folder) / "err").open("w+b") as errors:
                 process = subprocess.Popen(command, stdout=slave, stderr=errors, env=environment)
                 os.close(slave)
@@ -138,7 +156,7 @@ class Run:
                     errors.seek(0)
                     raise SystemExit(f"{' '.join(command)} failed: {errors.read().decode(errors='replace')}")
             self.began = began
-            self.spans: list[tuple[str, float, float]] = json.loads(spans.read_text()) if spans.exists() else []
+            self.spans: list[Span] = json.loads(spans.read_text()) if spans.exists() else []
 
 
 def _read(master: int) -> bytes:
@@ -161,11 +179,17 @@ def report(runs: Sequence[Run]) -> None:
 
 
 def show_phases(run: Run) -> None:
-    """The spans of one process in the order they began: milliseconds from its start, and how long."""
-    print("phases of one more run; they may contain or overlap each other (ms: begins, takes)")
-    for phase, began, ended in sorted(run.spans, key=lambda span: (span[1], -span[2])):
-        print(f"{1e3 * (began - run.began):8.0f} {1e3 * (ended - began):8.0f}  {phase}")
-    print(f"{1e3 * run.seconds:8.0f}           first token")
+    """The phases of one process in the order they began, those of one name together: milliseconds from its start."""
+    print("phases of one more run; they may contain or overlap each other")
+    print(f"{'begins':>8} {'takes':>8} {'CPU':>8}  ms")
+    by_name: dict[str, list[Span]] = {}
+    for span in sorted(run.spans, key=lambda span: (span[1], -span[2])):
+        by_name.setdefault(span[0], []).append(span)
+    for name, spans in by_name.items():
+        times = f" ({len(spans)} times)" if len(spans) > 1 else ""
+        takes, cpu = sum(end - start for _, start, end, _ in spans), sum(span[3] for span in spans)
+        print(f"{1e3 * (spans[0][1] - run.began):8.0f} {1e3 * takes:8.0f} {1e3 * cpu:8.0f}  {name}{times}")
+    print(f"{1e3 * run.seconds:8.0f} {'':8} {1e3 * run.cpu:8.0f}  first token")
 
 
 def main() -> None:

@@ -87,6 +87,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("passages = 'many'", ["openbook.toml: passages is 'many'", "integer"]),
         ("precision = 'fp8'", ["openbook.toml: precision is 'fp8'", "'bf16'"]),
         ("cap = nan", ["openbook.toml: cap is nan", "finite"]),
+        ("kv_disk = 'much'", ["openbook.toml: kv_disk is 'much'", "say it like 500MB"]),
         ("lambda_knn = 0.25", ["lambda_knn is 0.25", "not in this version", "only be 0"]),
         ('passages = "x', ["openbook.toml is not TOML", "line 1"]),
     ],

@@ -137,8 +137,9 @@ def _is_unknown_id(index: Any, vocabulary: Any) -> bool:
 
 
 def _is_merge(merge: Any) -> bool:
-    pair = merge.split(" ") if isinstance(merge, str) else merge
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(piece, str) for piece in pair)
+    if isinstance(merge, str):
+        return merge.count(" ") == 1
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(piece, str) for piece in merge)
 
 
 def _is_added(token: Any) -> bool:
