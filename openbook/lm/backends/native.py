@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from operator import is_not
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from openbook.errors import Fault
 from openbook.lm.backends.native_build import Builder, Weight, kernels, unsupported
 from openbook.lm.backends.native_tables import Tables
 from openbook.lm.backends.runner import CHUNK
+from openbook.lm.cache.codecs import Parts
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
 from openbook.lm.cache.prefixes import Prefix
@@ -68,7 +70,7 @@ class NativeRunner:
         self._tables = Tables(spec, builder)
         self.isa = isa or k.isas()[0]
         self._engine = k.Engine(builder.model(), team(threads or torch.get_num_threads()), self.isa)
-        self._keys: weakref.WeakKeyDictionary[Cache, tuple[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
+        self._keys: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], Any]] = weakref.WeakKeyDictionary()
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, CPU)
@@ -82,7 +84,7 @@ class NativeRunner:
         keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
         B, T = tokens_BT.shape
-        kept = list(range(T))[keep] if isinstance(keep, slice) else [int(column) for column in keep]
+        kept = list(range(T)[keep]) if isinstance(keep, slice) else [range(T)[int(column)] for column in keep]
         logits_BTV = torch.empty(B, len(kept), self.spec.vocabulary)
         self._run(tokens_BT, positions_BT, cache, kept, logits_BTV)
         return logits_BTV
@@ -92,6 +94,12 @@ class NativeRunner:
         found = Hidden(torch.zeros(*tokens_BT.shape, self.spec.width), torch.zeros(*tokens_BT.shape, self.spec.width))
         self._run(tokens_BT, positions_BT, cache, [], None, found)
         return found
+
+    def encode(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        """What an encoder makes of these texts, fp32 `[B, T, M]`; 0 where a position is −1."""
+        hidden_BTM = torch.zeros(*tokens_BT.shape, self.spec.width)
+        self._run(tokens_BT, positions_BT, None, [], None, (hidden_BTM, None))
+        return hidden_BTM
 
     def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
         if positions_BT is None:
@@ -116,7 +124,7 @@ class NativeRunner:
         cache: Cache | None,
         kept: list[int],
         logits: Tensor | None,
-        hidden: Hidden | None = None,
+        hidden: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
         B, T = tokens_BT.shape
         if positions_BT is None:
@@ -125,36 +133,37 @@ class NativeRunner:
         tokens_BT = tokens_BT.to(torch.long).contiguous()
         positions_BT = positions_BT.to(torch.long).contiguous()
         self._tables.cover(self._engine, int(positions_BT.max()) + 1 if positions_BT.numel() else 0)
+        self._refuse_foreign(tokens_BT, positions_BT)
         keys = None if cache is None else self._before(cache)
         if cache is not None:
             cache.extend(positions_BT)
-        pointers = (
-            0 if logits is None else logits.data_ptr(),
-            *((0, 0) if hidden is None else (h.data_ptr() for h in hidden)),
-        )
+        out = [0 if made is None else made.data_ptr() for made in (logits, *hidden)]
+        at = tokens_BT.data_ptr(), positions_BT.data_ptr()
         try:
-            self._engine.forward(
-                B,
-                T,
-                tokens_BT.data_ptr(),
-                positions_BT.data_ptr(),
-                kept,
-                *pointers,
-                keys,
-                int(self.dtype is torch.bfloat16),
-            )
+            self._engine.forward(B, T, *at, kept, *out, keys, int(self.dtype is torch.bfloat16))
         except ValueError as error:
             raise Fault(str(error)) from error
         if cache is not None:
             self._after(cache, keys, B, T)
 
+    def _refuse_foreign(self, tokens_BT: Tensor, positions_BT: Tensor) -> None:
+        """Refuse tokens that are not in the vocabulary while the cache does not count them yet; padding may be any."""
+        if not tokens_BT.numel():
+            return
+        low, high = tokens_BT.aminmax()
+        if int(low) >= 0 and int(high) < self.spec.vocabulary:
+            return
+        read = tokens_BT[positions_BT >= 0]
+        wrong = read[(read < 0) | (read >= self.spec.vocabulary)]
+        if len(wrong):
+            raise Fault(f"token {int(wrong[0])} is not in the vocabulary of {self.spec.vocabulary}")
+
     def _before(self, cache: Cache) -> Any:
         """The cache as the kernels see it, with what it holds now."""
-        known = tuple(map(id, cache.parts))
-        found = self._keys.get(cache)
-        groups = cache.held()
-        if found is None or found[0] != known:
-            found = (known, self._seen(cache, groups))
+        groups, parts, found = cache.held(), cache.parts, self._keys.get(cache)
+        if found is None or any(map(is_not, found[0], parts)):
+            # The parts themselves are kept beside what was seen of them: an id or an address may come back.
+            found = (list(parts), self._seen(cache, groups))
             self._keys[cache] = found
         keys, next_B = found[1], cache.next_positions_B
         for index, held in enumerate(groups):

@@ -1,0 +1,72 @@
+"""Law 2: the native backend computes what torch computes, for every spec that it runs.
+
+With weights and caches in fp32 both round at every sum, so they agree to a few units of fp32 each sum; the double
+precision of torch stands between them, so that neither is measured by the other's rounding.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cache_specs import unrounded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_specs import batch, native, needs_kernels, specs, weighted
+
+from openbook.lm.backends.native_build import unsupported
+
+pytestmark = needs_kernels
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def law_two(data: st.DataObject, longest: int = 40) -> None:
+    model = weighted(data.draw(specs(growing=True)), data.draw(st.integers(0, 9)))
+    assert unsupported(model.spec) is None
+    tokens, positions, _ = batch(data.draw, model.spec.vocabulary, longest)
+    with unrounded(), torch.inference_mode():
+        wanted = model(tokens, positions)
+    found = native(model).forward(tokens, positions_BT=positions)
+    torch.testing.assert_close(found[positions >= 0], wanted[positions >= 0].float(), **CLOSE)
+
+
+@given(st.data())
+@settings(max_examples=120)
+def test_native_is_torch(data: st.DataObject) -> None:
+    law_two(data)
+
+
+@pytest.mark.sweep
+@given(st.data())
+@settings(max_examples=3000)
+def test_native_is_torch_swept(data: st.DataObject) -> None:
+    law_two(data, 150)
+
+
+def encoders(data: st.DataObject, longest: int = 40) -> None:
+    both = data.draw(st.booleans())
+    model = weighted(data.draw(specs(head=False, causal=not both, growing=True)), data.draw(st.integers(0, 9)))
+    tokens, positions, _ = batch(data.draw, model.spec.vocabulary, longest)
+    taken: list[torch.Tensor] = []
+    last = model.layers[-1]
+    last.feed_forward.register_forward_pre_hook(lambda module, given: taken.append(given[0]))
+    with unrounded(), torch.inference_mode():
+        wanted = model(tokens, positions)
+    runner = native(model)
+    found = runner.hidden(tokens, positions_BT=positions)
+    real = positions >= 0
+    torch.testing.assert_close(found.last_BTM[real], wanted[real].float(), **CLOSE)
+    torch.testing.assert_close(found.feed_forward_BTM[real], taken[0][real].float(), **CLOSE)
+    assert not found.last_BTM[~real].any() and not found.feed_forward_BTM[~real].any()
+
+
+@given(st.data())
+@settings(max_examples=80)
+def test_native_encoders_are_torch_both_ways_with_padding_on_either_side(data: st.DataObject) -> None:
+    encoders(data)
+
+
+@pytest.mark.sweep
+@given(st.data())
+@settings(max_examples=2000)
+def test_native_encoders_are_torch_swept(data: st.DataObject) -> None:
+    encoders(data, 150)
