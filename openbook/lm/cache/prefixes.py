@@ -7,10 +7,12 @@ very numbers its `Make` computes.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ from openbook.lm.cache.stored import Folder, Wanted, size_of
 
 UNWRITTEN_BYTES = 256 << 20
 """Entries that wait for the disk hold no more than this."""
+READERS = min(4, os.cpu_count() or 1)
+"""Entries that are read from disk at once."""
 
 
 class Prefix(NamedTuple):
@@ -100,17 +104,32 @@ class PrefixStore:
 
     def get(self, name: str, tokens: Sequence[int]) -> Prefix | None:
         """The entry made from these tokens under this name, or None."""
-        identity = self._identity(tokens)
-        key = _key(name, identity)
+        return self.get_all([name], [tokens])[0]
+
+    def get_all(self, names: Sequence[str], texts: Sequence[Sequence[int]]) -> list[Prefix | None]:
+        """`get` of each; what is not in memory is read from disk side by side."""
+        identities = [self._identity(tokens) for tokens in texts]
+        keys = [_key(name, identity) for name, identity in zip(names, identities, strict=True)]
+        found = [self._in_memory(key) for key in keys]
+        absent = [i for i, prefix in enumerate(found) if prefix is None]
+        if self.disk is not None and absent:
+
+            def read(i: int) -> Prefix | None:
+                return self._read(keys[i], identities[i], len(texts[i]))
+
+            # Reading, the checksum and the look at the numbers all let go of Python's lock.
+            with ThreadPoolExecutor(min(len(absent), READERS)) as pool:
+                for i, prefix in zip(absent, pool.map(read, absent), strict=True):
+                    found[i] = prefix
+                    if prefix is not None:
+                        self._hold(keys[i], prefix)
+        return found
+
+    def _in_memory(self, key: str) -> Prefix | None:
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
-        if key in self._unwritten:
-            return self._unwritten[key][1]
-        prefix = self._read(key, identity, len(tokens))
-        if prefix is not None:
-            self._hold(key, prefix)
-        return prefix
+        return self._unwritten[key][1] if key in self._unwritten else None
 
     def put(self, name: str, tokens: Sequence[int], prefix: Prefix) -> None:
         """Keep the keys and values of these tokens. `name` says whose text it is, so that it can be forgotten."""

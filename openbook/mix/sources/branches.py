@@ -126,14 +126,12 @@ class Branches:
         One text at a time: in bf16 the sums of a batch depend on its other members, and an answer must not depend on
         which passages happened to be kept. A passage is long enough to keep the processor busy by itself.
         """
-        found: list[Prefix | None] = []
-        for name, text in zip(names, texts, strict=True):
-            prefix = store.get(name, text) if store else None
-            if prefix is None and text:
-                prefix = self._runner.prefill(text)
+        found: list[Prefix | None] = store.get_all(names, texts) if store else [None for _ in texts]
+        for i, (name, text) in enumerate(zip(names, texts, strict=True)):
+            if found[i] is None and text:
+                found[i] = made = self._runner.prefill(text)
                 if store:
-                    store.put(name, text, prefix)
-            found.append(prefix)
+                    store.put(name, text, made)
         return found
 
     def keep(self, rows: Sequence[int], labels: Sequence[Label] | None = None) -> None:
