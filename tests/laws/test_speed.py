@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,6 +269,31 @@ def test_an_environment_is_whole_or_begun_again(own_home: Path, monkeypatch: pyt
     made.install(lambda words: pytest.fail("it is here already"))
     (made.folder / RECORD).write_text("another recipe")
     assert not made.here
+
+
+def gone(process: int) -> bool:
+    """Dead, buried or not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_stopping_an_installation_stops_what_it_has_started(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's compilers are children of pip's children: they go with it."""
+    started = own_home.with_name("started")
+    sleeper = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-Ic', 'import time; time.sleep(60)']);"
+    monkeypatch.setattr(Pretended, "code", f"{sleeper} open({str(started)!r}, 'w').write(str(p.pid)); p.wait()")
+    monkeypatch.setattr("openbook.measure.speed.environments.TICK", 0.02)
+
+    def interrupt(words: str) -> None:
+        if started.exists() and started.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Pretended("transformers", ("transformers",)).install(interrupt)
+    assert any(gone(int(started.read_text())) or time.sleep(0.01) for _ in range(3000))
 
 
 def test_what_is_compiled_needs_a_compiler(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

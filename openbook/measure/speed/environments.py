@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from openbook.home import home
 
 RECORD = "openbook-rival.txt"
 LAST_WORDS = 300
+TICK = 5.0
+"""Seconds after which who waits is told that it still runs."""
 Tell = Callable[[str], None]
 
 
@@ -115,19 +118,27 @@ class Environment:
         tell(f"{what} …")
         with subprocess.Popen(  # noqa: S603 our own command
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,  # type: ignore[call-overload]
-            env={**environment, **self.variables},
+            env={**environment, **self.variables}, start_new_session=True,
         ) as running:  # fmt: skip
             try:
                 while running.poll() is None:
                     try:
-                        running.wait(5)
+                        running.wait(TICK)
                     except subprocess.TimeoutExpired:
                         tell(f"{what}, {time.monotonic() - began:.0f} s …")
             except BaseException:
-                running.kill()
+                _kill(running)
                 raise
         if running.returncode:
             raise subprocess.CalledProcessError(running.returncode, command)
+
+
+def _kill(running: subprocess.Popen[bytes]) -> None:
+    """End it with all that it has started: pip's compilers would go on without pip."""
+    if hasattr(os, "killpg"):
+        os.killpg(running.pid, signal.SIGKILL)
+    else:
+        running.kill()
 
 
 def _last_words(log: Path) -> str:

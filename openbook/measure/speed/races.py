@@ -205,7 +205,7 @@ def index(setting: Setting) -> Race:
     """Embedding passages as `openbook add` does."""
     from openbook.lm.encoder import load_encoder
 
-    texts = setting.material.passages(64 if setting.quick else 256, load_encoder(setting.encoder))
+    texts = setting.material.passages(32 if setting.quick else 128, load_encoder(setting.encoder))
     task: dict[str, Any] = {"model": str(setting.encoder), "texts": texts, "threads": setting.threads}
     batches = tuple({"batch": count} for count in (16, 32, 128))
     rivals = setting.rivals(

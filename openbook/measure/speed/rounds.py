@@ -11,7 +11,7 @@ from openbook.errors import Fault
 from openbook.measure.speed.entrants import Entrant, Outcome, Race, Row
 from openbook.measure.speed.process import Worker, busy_program
 
-TRIALS = 3
+TRIALS = 2
 PAUSE = 0.2
 """Seconds between turns: idle threads of the last contestant have gone to sleep by then."""
 Tell = Callable[[int, int, str], None]
