@@ -37,10 +37,10 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Of every contestant; else a core each.")
     ] = None,
-    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds: everyone runs once in each.")] = 7,
-    quick: Annotated[
-        bool, typer.Option("--quick", metavar="", help="Short runs, three rounds: rough figures.")
-    ] = False,
+    runs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rounds, in each of which everyone runs once; else 7.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", metavar="", help="Short runs, 3 rounds: rough figures.")] = False,
     alone: Annotated[bool, typer.Option("--alone", metavar="", help="Without rivals: nothing is installed.")] = False,
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What is read; else the help that comes with Python.")
@@ -81,7 +81,13 @@ def bench(
         check(plot)
     count = config.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     outcomes, facts = _hold(
-        list(dict.fromkeys(names or RACES)), config.model or "smollm2", count, 3 if quick else runs, text, alone, quick
+        list(dict.fromkeys(names or RACES)),
+        config.model or "smollm2",
+        count,
+        runs or (3 if quick else 7),
+        text,
+        alone,
+        quick,
     )
     _tell(outcomes, facts, as_json, markdown)
     if page is not None:
@@ -149,14 +155,13 @@ def _tell(outcomes: list[Outcome], facts: dict[str, Any], as_json: bool, as_mark
 def _show(outcome: Outcome) -> None:
     from rich.table import Column, Table
 
-    from openbook.measure.speed.report import agrees, ratio_words, spread_words, way_words
+    from openbook.measure.speed.report import ratio_words, same_words, spread_words, way_words
 
     console = out()
     console.print(f"\n{outcome.race.title}", style="bold", markup=False)
     grid = Table("", Column(f"{outcome.race.unit}, median (quartiles)", justify="right"), Column("run by", ratio=1))
     for row in outcome.rows:
-        same = agrees(outcome, row)
-        by = way_words(row) + ("" if same is None else f"; first {same} tokens as ours")
+        by = "; ".join(filter(None, (way_words(row), same_words(outcome, row))))
         unit = "" if row.unit == outcome.race.unit else f" {row.unit}"
         grid.add_row(row.name, spread_words(row.spread) + unit, one_line(by))
     console.print(grid)

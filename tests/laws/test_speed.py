@@ -22,7 +22,7 @@ from openbook.measure.speed.files import Shape, random_llama, weight_bytes, writ
 from openbook.measure.speed.material import Material, agreement
 from openbook.measure.speed.process import Worker, busy_program, surroundings
 from openbook.measure.speed.races import RACES, Setting
-from openbook.measure.speed.report import about, document, fill, markdown, number, ratio_words
+from openbook.measure.speed.report import about, document, fill, markdown, nearness, number, ratio_words, same_words
 from openbook.measure.speed.rounds import hold
 
 ROOT = Path(__file__).parents[2]
@@ -394,12 +394,25 @@ def measured() -> Outcome:
 def test_a_table_says_median_quartiles_ratio_verdict_and_who_did_not_run() -> None:
     text = markdown(measured(), FACTS)
     assert "| openbook | 310 (305–315) | native |" in text
-    assert "| rival | 155 (128–158) | r 1; flash true |" in text
+    assert "| rival | 155 (128–158) | r 1; flash true; first 2 tokens as ours |" in text
     assert "| memory read | 41.0 (40.5–41.5) GB/s |" in text
     assert "| over rival | 2× (2–2.5) | ≥ 2.5×: miss |" in text
     assert "| told | 2× (2–2.5) |  |" in text
     assert "Not run: gone (no network)." in text
     assert "`openbook bench test`, tiny" in text
+
+
+def test_encoders_are_told_to_be_the_same_by_their_vectors() -> None:
+    vectors = [[1.0, 0.0], [0.6, 0.8]]
+    rows = (
+        Row("openbook", "u", (1.0,), {"vectors": vectors}),
+        Row("rival", "u", (1.0,), {"vectors": [[1.0, 0.0], [0.8, 0.6]]}),
+    )
+    outcome = Outcome(race(entrant("openbook"), entrant("rival")), rows)
+    assert nearness(outcome, rows[1]) == pytest.approx(0.96)
+    assert same_words(outcome, rows[1]) == "cosine with ours ≥ 0.9600"
+    assert same_words(outcome, rows[0]) == ""
+    assert "vectors" not in document([outcome], FACTS)["races"][0]["entrants"][1]
 
 
 def test_the_document_holds_every_run_and_is_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,11 +52,13 @@ def _row(outcome: Outcome, row: Row) -> dict[str, Any]:
         **_spread(row.spread),
         "runs": list(row.values),
         "way": dict(row.way),
-        **{key: value for key, value in row.facts.items() if key != "first"},
+        **{key: value for key, value in row.facts.items() if key != "vectors"},
         **{key: value for key, value in row.last.items() if key != "tokens"},
     }
-    same = agrees(outcome, row)
-    return made if same is None else {**made, "first_tokens_as_ours": same}
+    same, near = agrees(outcome, row), nearness(outcome, row)
+    if same is not None:
+        made["first_tokens_as_ours"] = same
+    return made if near is None else {**made, "least_cosine_with_ours": near}
 
 
 def _spread(spread: Spread) -> dict[str, float]:
@@ -74,6 +77,24 @@ def agrees(outcome: Outcome, row: Row) -> int | None:
     if ours is None or row is ours or not row.last.get("tokens") or not ours.last.get("tokens"):
         return None
     return agreement(ours.last["tokens"], row.last["tokens"])
+
+
+def nearness(outcome: Outcome, row: Row) -> float | None:
+    """The least cosine between its vectors and ours of the same texts: that it is the same encoder."""
+    ours = outcome.row(OURS)
+    if ours is None or row is ours or "vectors" not in row.facts or "vectors" not in ours.facts:
+        return None
+    pairs = zip(ours.facts["vectors"], row.facts["vectors"], strict=True)
+    least: float = min(sum(x * y for x, y in zip(a, b, strict=True)) for a, b in pairs)
+    return least
+
+
+def same_words(outcome: Outcome, row: Row) -> str:
+    """Both in words; empty where there is nothing to compare."""
+    same, near = agrees(outcome, row), nearness(outcome, row)
+    if same is not None:
+        return f"first {same} tokens as ours"
+    return "" if near is None else f"cosine with ours ≥ {math.floor(near * 1e4) / 1e4:.4f}"
 
 
 def number(value: float) -> str:
@@ -111,7 +132,8 @@ def markdown(outcome: Outcome, facts: Mapping[str, Any]) -> str:
     lines = [f"{outcome.race.title}.", "", f"| | {outcome.race.unit}: median (quartiles) | run by |", "|---|--:|---|"]
     for row in outcome.rows:
         unit = "" if row.unit == outcome.race.unit else f" {row.unit}"
-        lines.append(f"| {row.name} | {spread_words(row.spread)}{unit} | {way_words(row)} |")
+        by = "; ".join(filter(None, (way_words(row), same_words(outcome, row))))
+        lines.append(f"| {row.name} | {spread_words(row.spread)}{unit} | {by} |")
     if outcome.ratios:
         lines += ["", "| within a round | measured | asked |", "|---|--:|---|"]
         lines += [f"| {' | '.join(ratio_words(found, outcome.race.unit))} |" for found in outcome.ratios]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -87,11 +86,10 @@ class Index:
     """Texts embedded a second."""
 
     def __init__(self, model: str, texts: Sequence[str], backend: str = "auto") -> None:
-        chosen: dict[str, Any] = {"backend": backend} if "backend" in inspect.signature(load_encoder).parameters else {}
-        self.encoder = load_encoder(model, **chosen)
-        self.texts = texts
-        kind = getattr(self.encoder.encode, "__qualname__", "").split(".")[0]
-        self.facts = {"engine": f"openbook, {kind}", "first": self.encoder.embed(texts[:1])[0].tolist()}
+        self.encoder, self.texts = load_encoder(model, backend=backend), texts
+        native = hasattr(self.encoder.encode, "__self__")  # a method of the native runner, or a function around torch
+        said = "native, int8 weights" if native else "torch, fp32"
+        self.facts = {"engine": f"openbook, {said}", "vectors": self.encoder.embed(texts[:8]).tolist()}
 
     def run(self) -> dict[str, Any]:
         """All texts, as `openbook add` hands them over."""

@@ -23,7 +23,7 @@ class Index:
     def __init__(self, model: Any, texts: Sequence[str], batch: int) -> None:
         self.model, self.texts, self.batch = model, texts, batch
         version = f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
-        self.facts = {"engine": version, "first": self.embed(texts[:1])[0].tolist()}
+        self.facts = {"engine": version, "vectors": self.embed(texts[:8]).tolist()}
 
     def embed(self, texts: Sequence[str]) -> Any:
         """Unit vectors, as ours are."""
