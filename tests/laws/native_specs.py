@@ -181,18 +181,19 @@ def specs(
     )
 
 
-def weighted(spec: ModelSpec, seed: int, std: float = 0.3, dtype: torch.dtype = torch.float64) -> Any:
+def weighted(spec: ModelSpec, seed: int, gain: float = 1.2, dtype: torch.dtype = torch.float64) -> Any:
     """The model with random weights everywhere, sinks, biases and norms too; those of norms around 1.
 
-    Nothing is drawn that fp32 has no room for, so that the same numbers stand in the double and in the native model.
+    A matrix multiplies the size of what it is given by `gain`, so that rounding does not grow much from layer to layer.
     """
     torch.manual_seed(seed)
     made: Stack = build(spec)  # type: ignore[assignment]
     for name, weight in made.named_parameters():
+        std = gain * weight.shape[-1] ** -0.5 if weight.dim() > 1 else 0.3
         torch.nn.init.normal_(weight, std=std, mean=1.0 if name.endswith("norm.weight") else 0.0)
     for name, buffer in made.named_buffers():
         if name.endswith("balance"):
-            torch.nn.init.normal_(buffer, std=std)
+            torch.nn.init.normal_(buffer, std=0.3)
     return made.to(dtype).eval()
 
 
@@ -229,7 +230,7 @@ def quantised(model: Any, kinds: list[str], seed: int) -> dict[str, Weight]:
     for index, (name, weight) in enumerate(model.state_dict().items()):
         kind = kinds[index % len(kinds)]
         if weight.dim() == 2 and weight.shape[1] % QUANTS[kind].weights == 0 and "router" not in name:
-            state[name] = blocks(kind, *weight.shape, seed + index, 0.3)
+            state[name] = blocks(kind, *weight.shape, seed + index, 2 * weight.shape[1] ** -0.5)
         else:
             state[name] = weight.float()
     return state

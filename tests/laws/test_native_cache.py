@@ -195,7 +195,7 @@ def test_where_every_layer_has_a_window_a_text_has_no_end(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rows_may_be_chosen_again_and_again_between_two_forwards(layout: str, times: int) -> None:
     """Memory that one choice let go may be given to the next: where keys lie is looked up, never remembered."""
-    runner = native(weighted(small(30), 0, 0.1), CacheSpec(layout, block=3))
+    runner = native(weighted(small(30), 0, 0.3), CacheSpec(layout, block=3))
     texts = [torch.randint(0, 61, (n,)).tolist() for n in (3, 7, 5)]
     cache = runner.cache([runner.prefill(text) for text in texts], room=30)
     order = [0, 1, 2]
