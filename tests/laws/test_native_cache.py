@@ -24,6 +24,7 @@ from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.runner import FEW
 from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.codecs import codec_named
+from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
@@ -58,6 +59,17 @@ class Script(Retracting):
     def fresh(self, kind: CacheSpec) -> Cache:
         capacity = 4 * CAPACITY if kind.layout == "dense" else CAPACITY
         return make_cache(self.model.spec, kind, len(self.texts), capacity, self.model.runner.dtype, CPU)
+
+    restored = False
+
+    def restore(self) -> None:
+        super().restore()
+        self.restored = True
+
+    def retract(self) -> None:
+        # A dense cache that begins with a prefix cannot be taken back into it: of a slot with a window it has the end.
+        if not (self.restored and isinstance(self.cache, DenseCache)):
+            super().retract()
 
     def feed(self) -> None:
         width = self.data.draw(st.sampled_from([1, 1, 1, 2, 3, 5, 8, FEW - 1]), "tokens at once")
