@@ -1,0 +1,5 @@
+#include "simd/avx2.h"
+
+#include "kernels.h"
+
+extern const Kernels kAvx2 = table("avx2");
