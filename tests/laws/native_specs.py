@@ -40,8 +40,6 @@ ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
 PLACES = ["pre", "pre", "post", "sandwich", "parallel", "parallel_one_norm"]
 KINDS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 """Blocks of GGUF that stay as they are."""
-READ = [kind for kind in KINDS if kind in QUANTS]
-"""Those among them that the reader of files knows, so that there is something to compare with."""
 
 
 def scalings(pairs: int, growing: bool) -> list[Rule | None]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_specs import KINDS, READ, batch, blocks, native, needs_kernels, plain, specs, weighted
+from native_specs import KINDS, batch, blocks, native, needs_kernels, plain, specs, weighted
 from test_native_exact import Made, models, run
 
 from openbook.lm.backends.native import NativeRunner
@@ -27,6 +27,8 @@ from openbook.lm.weights.quants import QUANTS
 
 pytestmark = needs_kernels
 ISAS = kernels().isas() if kernels() is not None else []
+PACKED = {"q8_0": ("int8", 32), "wide": ("wide", 128)}
+"""What floats are made into: under which precision, and how many numbers share a scale."""
 SUPER = [kind for kind in KINDS if kind.endswith("K")]
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 5))
 """Rows, and blocks a row."""
@@ -41,11 +43,10 @@ def rows_of(matrix: Any) -> torch.Tensor:
 
 
 def test_every_kind_that_is_read_and_packed_is_tried() -> None:
-    assert set(KINDS) == BLOCK_KINDS
-    assert {kind for kind, quant in QUANTS.items() if quant.weights > 1} <= BLOCK_KINDS
+    assert set(KINDS) == BLOCK_KINDS == {kind for kind, quant in QUANTS.items() if quant.weights > 1}
 
 
-@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("kind", KINDS)
 @given(SIZES, st.integers(0, 99), st.sampled_from([1e-4, 0.05, 30.0]))
 @settings(max_examples=12)
 def test_panels_hold_what_the_blocks_hold(kind: str, size: tuple[int, int], seed: int, scale: float) -> None:
@@ -76,8 +77,8 @@ def part_sizes(kind: str, raw: np.ndarray) -> np.ndarray:
     return normal * 1.001 + (level + 1) * 2.0**-25
 
 
-@pytest.mark.parametrize("kind", ["f32", "bf16", "q8_0"])
-@given(st.integers(1, 40), st.integers(1, 100), st.integers(0, 9))
+@pytest.mark.parametrize("kind", ["f32", "bf16", *PACKED])
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 9))
 @settings(max_examples=25)
 def test_floats_of_any_size_are_packed(kind: str, rows: int, columns: int, seed: int) -> None:
     torch.manual_seed(seed)
@@ -88,8 +89,7 @@ def test_floats_of_any_size_are_packed(kind: str, rows: int, columns: int, seed:
     elif kind == "bf16":
         assert torch.equal(found, numbers.bfloat16().float())
     else:
-        for start in range(0, columns, 32):
-            block, kept = numbers[:, start : start + 32], found[:, start : start + 32]
+        for block, kept in zip(numbers.split(PACKED[kind][1], 1), found.split(PACKED[kind][1], 1), strict=True):
             scale = block.abs().amax(1, keepdim=True) / 127
             assert ((block - kept).abs() <= scale * (0.5 + 2**-9) + 127 * 2.0**-25).all()
 
@@ -105,39 +105,57 @@ def one_product(weight: Weight, columns: int, rows: int) -> tuple[ModelSpec, dic
     return spec, state
 
 
-def levels(x: torch.Tensor) -> torch.Tensor:
-    """Activations as products read them: 8 bits and a scale a block of 32."""
-    x = torch.nn.functional.pad(x, (0, -x.shape[1] % 32)).view(len(x), -1, 32)
-    top = x.abs().amax(-1, keepdim=True)
+def levels(x: torch.Tensor, block: int) -> torch.Tensor:
+    """Activations as products read them: 8 bits, and a scale a block."""
+    parts = torch.nn.functional.pad(x, (0, -x.shape[1] % block)).unflatten(1, (-1, block))
+    top = parts.abs().amax(-1, keepdim=True)
     by = torch.where(top > 0, torch.full_like(top, 127) / top, 0)  # 127 / top would be 127 · (1 / top)
-    return ((x * by).round().double() * (top / 127)).flatten(1)
+    return ((parts * by).round().double() * (top / 127)).flatten(1)[:, : x.shape[1]]
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kind", [*READ, "q8_0"])
+@pytest.mark.parametrize("kind", [*KINDS, *PACKED])
 @given(SIZES, st.integers(0, 99))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_a_product_is_of_whole_numbers(isa: str, kind: str, size: tuple[int, int], seed: int) -> None:
     """Equal to rounding in fp32 once activations are rounded; and so no further from the true product than half a
     level of each activation times its weight."""
-    rows, columns = size[0] + 3, size[1] * (QUANTS[kind].weights if kind in QUANTS else 19)
     torch.manual_seed(seed)
-    weight: Weight = blocks(kind, rows, columns, seed) if kind in QUANTS else torch.randn(rows, columns)
-    spec, state = one_product(weight, columns, rows)
-    x = plain(state)["embedding.weight"].bfloat16().float()
-    if isinstance(weight, torch.Tensor):
-        matrix = kernels().Matrix.floats("q8_0", weight.numpy())
-        x = rows_of(kernels().Matrix.floats("q8_0", plain(state)["embedding.weight"].numpy()))
+    rows, matrix = size[0] + 3, kernels().Matrix
+    if kind in PACKED:  # the embedding is packed as the head is
+        columns, (precision, block) = size[1] * 67, PACKED[kind]
+        weight: Weight = torch.randn(rows, columns)
+        spec, state = one_product(weight, columns, rows)
+        x, held = (rows_of(matrix.floats(kind, plain(state)[f"{at}.weight"].numpy())) for at in ("embedding", "head"))
     else:
-        matrix = kernels().Matrix.blocks(kind, weight.raw.numpy(), columns)
-    held = rows_of(matrix).double()
-    runner = NativeRunner(spec, state.items(), precision="auto" if kind in QUANTS else "int8", threads=1, isa=isa)
-    found = runner.forward(torch.arange(rows)[None])[0].double()
-    rounded = levels(x)[:, :columns]
+        columns, precision, block = size[1] * QUANTS[kind].weights, "auto", 32
+        made = blocks(kind, rows, columns, seed)
+        spec, state = one_product(made, columns, rows)
+        x = plain(state)["embedding.weight"].bfloat16().float()
+        held = rows_of(matrix.blocks(kind, made.raw.numpy(), columns))
+    runner = NativeRunner(spec, state.items(), precision=precision, threads=1, isa=isa)
+    found, held = runner.forward(torch.arange(rows)[None])[0].double(), held.double()
+    rounded = levels(x, block)
     exact, size_of = rounded @ held.T, rounded.abs() @ held.abs().T
     assert ((found - exact).abs() <= 2e-6 * size_of + 1e-30).all()
     half = (x.double() - rounded).abs() @ held.abs().T
     assert ((found - x.double() @ held.T).abs() <= half + 2e-6 * size_of + 1e-30).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(st.integers(1, 9), st.integers(1, 9000), st.integers(0, 9))
+@settings(max_examples=10)
+def test_sources_are_mixed_as_torch_mixes_them(isa: str, sources: int, words: int, seed: int) -> None:
+    """log Σ_s w_s softmax(scores_s), and each source's log-normaliser."""
+    torch.manual_seed(seed)
+    scores, log_w = torch.randn(sources, words) * 8, torch.randn(sources).log_softmax(0)
+    scores[0, : words // 3] = -torch.inf
+    out = torch.empty(words)
+    found = kernels().mix(kernels().Team(1), isa, scores.data_ptr(), sources, words, log_w.tolist(), out.data_ptr())
+    exact = scores.double()
+    wanted = (exact.log_softmax(1) + log_w.double()[:, None]).logsumexp(0)
+    torch.testing.assert_close(torch.tensor(found).double(), exact.logsumexp(1), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(out.double(), wanted, atol=2e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_specs import READ, needs_kernels, quantised, specs, weighted
+from native_specs import KINDS, needs_kernels, quantised, specs, weighted
 from test_cache import CODECS, LAYOUTS
 
 from openbook.lm.backends.native import NativeRunner
@@ -31,7 +31,7 @@ def models(draw: Any) -> Made:
     wide = draw(st.integers(0, 3)) == 0  # k-quants come in blocks of 256
     sizes = (256,) if wide else (64, 96)
     spec = draw(specs(head_dims=(16, 18, 32, 64), widths=sizes, inner=sizes))
-    kinds = draw(st.lists(st.sampled_from(READ), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
     state = quantised(weighted(spec, 0), kinds, draw(st.integers(0, 99)))
     layout, codec = draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from(["raw", *CODECS]))
     return spec, state, CacheSpec(layout, codec, draw(st.sampled_from([3, 16])))

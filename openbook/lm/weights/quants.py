@@ -192,12 +192,41 @@ def _q5_k(raw_NB: Bytes) -> Floats:
     return _eight_groups(raw_NB, _nibbles(raw_NB[:, 48:], 32) | high_NGI.reshape(-1, 256).astype(np.uint8))
 
 
+def _pairs(packed_NP: Bytes, run: int) -> Bytes:
+    """Two-bit numbers: of each `run` bytes first all lowest pairs, then the next. [N, P] to [N, 4P]."""
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
+    groups = packed_NP.reshape(len(packed_NP), -1, 1, run)
+    out: Bytes = ((groups >> shifts) & 3).reshape(len(packed_NP), -1)
+    return out
+
+
+@quant("Q2_K", weights=256, bytes=84)
+def _q2_k(raw_NB: Bytes) -> Floats:
+    # 16 groups of 16: a scale in the low half of a byte, a minimum in the high one.
+    w_NGI: Floats = _pairs(raw_NB[:, 16:80], 32).reshape(-1, 16, 16).astype(np.float32)
+    w_NGI *= (_half(raw_NB, 80) * (raw_NB[:, :16] & 15).astype(np.float32))[:, :, None]
+    w_NGI -= (_half(raw_NB, 82) * (raw_NB[:, :16] >> 4).astype(np.float32))[:, :, None]
+    return w_NGI.reshape(-1, 256)
+
+
+@quant("Q3_K", weights=256, bytes=110)
+def _q3_k(raw_NB: Bytes) -> Floats:
+    # Bit j of high byte i is the third bit of weight i in group j of 32; where it is not set, 4 is taken away.
+    shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+    high_NW = (((raw_NB[:, None, :32] >> shifts) & 1) << 2).reshape(-1, 256)
+    q_NW = (_pairs(raw_NB[:, 32:96], 32) | high_NW).view(np.int8) - np.int8(4)
+    # 16 scales of six bits: low four in the halves of eight bytes, high two in the pairs of four.
+    low_NG = _nibbles(raw_NB[:, 96:104], 8)
+    scales_NG = (low_NG | (_pairs(raw_NB[:, 104:108], 4) << 4)).view(np.int8) - np.int8(32)
+    w_NGI: Floats = q_NW.reshape(-1, 16, 16).astype(np.float32)
+    w_NGI *= (_half(raw_NB, 108) * scales_NG.astype(np.float32))[:, :, None]
+    return w_NGI.reshape(-1, 256)
+
+
 @quant("Q6_K", weights=256, bytes=210)
 def _q6_k(raw_NB: Bytes) -> Floats:
     # Two halves of 128 weights; in each, 64 bytes of low nibbles and 32 bytes of four high bit pairs.
-    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
-    pairs = raw_NB[:, 128:192].reshape(-1, 2, 1, 32)
-    high_NW = (((pairs >> shifts) & 3) << 4).reshape(-1, 256)
+    high_NW = _pairs(raw_NB[:, 128:192], 32) << 4
     q_NW = (_nibbles(raw_NB[:, :128], 64) | high_NW).view(np.int8) - np.int8(32)
     w_NGI: Floats = q_NW.reshape(-1, 16, 16).astype(np.float32)
     scales_NG = raw_NB[:, 192:208].view(np.int8).astype(np.float32)
