@@ -196,8 +196,7 @@ def _pairs(packed_NP: Bytes, run: int) -> Bytes:
     """Two-bit numbers: of each `run` bytes first all lowest pairs, then the next. [N, P] to [N, 4P]."""
     shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
     groups = packed_NP.reshape(len(packed_NP), -1, 1, run)
-    out: Bytes = ((groups >> shifts) & 3).reshape(len(packed_NP), -1)
-    return out
+    return np.asarray((groups >> shifts) & 3, np.uint8).reshape(len(packed_NP), -1)
 
 
 @quant("Q2_K", weights=256, bytes=84)
