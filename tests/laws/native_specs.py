@@ -33,7 +33,7 @@ from openbook.lm.weights.blocks import Blocks
 from openbook.lm.weights.quants import QUANTS
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason="the native kernels are not installed")
-LONGEST = 160
+LONGEST = 320
 """Positions of the drawn models."""
 BIASES = [None, None, rule("alibi"), rule("alibi", scale=0.25)]
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
@@ -239,14 +239,20 @@ def plain(state: dict[str, Weight]) -> dict[str, Tensor]:
     return {name: w if isinstance(w, Tensor) else w.numbers() for name, w in state.items()}
 
 
-def batch(
-    draw: Any, vocabulary: int, longest: int = 40, rows: int = 3, sides: bool = True
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Texts of any lengths: tokens, positions with −1 on either side of them, lengths."""
+def batch(draw: Any, vocabulary: int, longest: int = 40, rows: int = 3) -> tuple[Tensor, Tensor]:
+    """Texts of any lengths: tokens, and positions with −1 on either side of them or between them.
+
+    A text may begin at a later position than 0, and leave positions out: who sees whom follows from positions alone.
+    """
     lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=rows))
-    tokens = torch.randint(0, vocabulary, (len(lengths), max(lengths)))
-    positions = torch.full(tokens.shape, -1)
+    width = max(lengths) + draw(st.sampled_from([0, 0, 3]))
+    tokens, positions = torch.randint(0, vocabulary, (len(lengths), width)), torch.full((len(lengths), width), -1)
     for row, length in enumerate(lengths):
-        start = draw(st.sampled_from([0, max(lengths) - length])) if sides else 0
-        positions[row, start : start + length] = torch.arange(length)
-    return tokens, positions, lengths
+        at = {
+            "right": torch.arange(length),
+            "left": torch.arange(width - length, width),
+            "between": torch.randperm(width)[:length].sort().values,
+        }[draw(st.sampled_from(["right", "left", "between"]))]
+        first, step = draw(st.sampled_from([(0, 1), (0, 1), (5, 1), (1, 2)]))
+        positions[row, at] = first + step * torch.arange(length)
+    return tokens, positions

@@ -31,7 +31,7 @@ def close(found: Tensor, wanted: Tensor, single: Tensor) -> None:
 def law_two(data: st.DataObject, longest: int = 40) -> None:
     model = weighted(data.draw(specs(growing=True)), data.draw(st.integers(0, 9)))
     assert unsupported(model.spec) is None
-    tokens, positions, _ = batch(data.draw, model.spec.vocabulary, longest)
+    tokens, positions = batch(data.draw, model.spec.vocabulary, longest)
     with unrounded(), torch.inference_mode():
         wanted = model(tokens, positions)
         single = deepcopy(model).float()(tokens, positions)
@@ -55,7 +55,7 @@ def test_native_is_torch_swept(data: st.DataObject) -> None:
 def encoders(data: st.DataObject, longest: int = 40) -> None:
     both = data.draw(st.booleans())
     model = weighted(data.draw(specs(head=False, causal=not both, growing=True)), data.draw(st.integers(0, 9)))
-    tokens, positions, _ = batch(data.draw, model.spec.vocabulary, longest)
+    tokens, positions = batch(data.draw, model.spec.vocabulary, longest)
     taken: list[Tensor] = []
     model.layers[-1].feed_forward.register_forward_pre_hook(lambda module, given: taken.append(given[0]))
     with unrounded(), torch.inference_mode():

@@ -155,6 +155,20 @@ def test_torch_and_native_go_on_in_each_others_caches(layout: str, codec: str, d
         torch.testing.assert_close(*said, atol=2e-4, rtol=2e-4)
 
 
+@given(st.data())
+@settings(max_examples=20)
+def test_hidden_states_are_those_that_logits_come_from(data: st.DataObject) -> None:
+    """Also of the tokens of one forward after those of another, as kNN-LM takes them."""
+    model = weighted(data.draw(specs()), 0)
+    runner, text = native(model), torch.randint(0, model.spec.vocabulary, (2, 30))
+    cache = runner.cache([None, None], room=30)
+    parts = [runner.hidden(part, cache) for part in text.split(data.draw(st.sampled_from([[5, 25], [20, 10]])), dim=1)]
+    states = torch.cat([part.last_BTM for part in parts], dim=1).double()
+    with torch.inference_mode():
+        logits = model.head(states, model.embedding.weight)
+    torch.testing.assert_close(logits, runner.forward(text), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_both_write_down_the_same_keys(layout: str, codec: str) -> None:
