@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from openbook.lm.backends import native_build
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.native_build import unsupported
 from openbook.lm.backends.torch import TorchRunner
-from openbook.lm.cache.make import CacheSpec
+from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.model import LanguageModel, load_model
 from openbook.lm.rules import Rule, mask_rule, rule
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec, RopeSpec, SpecError
@@ -125,6 +126,49 @@ def test_texts_longer_than_learned_positions_are_refused() -> None:
     with pytest.raises(Fault, match="10 positions"):
         runner.forward(torch.zeros(1, 1, dtype=torch.long), cache)
     assert cache.next_positions_B.tolist() == [10]
+
+
+@needs_kernels
+def test_what_does_not_fit_together_is_refused_before_memory_is_touched() -> None:
+    spec = spec_of()
+    runner = NativeRunner(spec, weighted(spec, 0, dtype=torch.float32).state_dict().items(), precision="fp32")
+    token = torch.zeros(1, 1, dtype=torch.long)
+    for layout in ("dense", "ring", "paged"):
+        for rows in (1, 3):
+            cache = make_cache(spec, CacheSpec(layout), 2, 9, torch.float32, torch.device("cpu"))
+            tokens = torch.zeros(rows, 2, dtype=torch.long)
+            with pytest.raises((ValueError, RuntimeError)):
+                runner.forward(tokens, cache)
+            with pytest.raises(ValueError, match="for a cache of 2"):
+                runner.forward(tokens, cache, positions_BT=torch.arange(2).expand(rows, 2))
+            assert cache.next_positions_B.tolist() == [0, 0]
+    for other, dtype in ((spec, torch.float16), (spec_of(window=3), torch.float32)):
+        with pytest.raises(ValueError, match="another model's"):
+            runner.forward(token, make_cache(other, CacheSpec("dense"), 1, 9, dtype, torch.device("cpu")))
+    with pytest.raises(RuntimeError, match="expand"):
+        runner.forward(token, positions_BT=torch.zeros(2, 1, dtype=torch.long))
+    with pytest.raises(IndexError):
+        runner.forward(token, keep=[1])
+    encoder = ModelSpec(V, 16, spec.layers, 64, head=False)
+    weights = weighted(encoder, 0, dtype=torch.float32).state_dict().items()
+    with pytest.raises(ValueError, match="hidden"):
+        NativeRunner(encoder, weights).forward(token)
+
+
+@needs_kernels
+def test_threads_of_a_program_take_turns() -> None:
+    spec = spec_of()
+    runner = NativeRunner(spec, weighted(spec, 0, dtype=torch.float32).state_dict().items(), threads=2)
+    texts = [torch.randint(0, V, (1 + i % 3, 40)) for i in range(8)]
+
+    def written(text: torch.Tensor) -> torch.Tensor:
+        cache = runner.cache([None] * len(text), room=40)
+        return torch.cat([runner.forward(part, cache) for part in text.split([7, *[1] * 33], dim=1)], dim=1)
+
+    alone = [written(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(pool.map(written, texts), alone, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_without_kernels_torch_serves_and_says_so(saved: Save, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import is_not
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from openbook.lm.backends.runner import CHUNK
 from openbook.lm.cache.codecs import Parts
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
+from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.spec import ModelSpec, SpecError
 
@@ -64,12 +66,14 @@ class NativeRunner:
             raise SpecError(f"the native backend cannot run this model: {reason}; use backend torch")
         self.spec, self.caching, self.device = spec, caching, CPU
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        self._plan = plan(spec) if spec.head else None
         if spec.head:
             make_cache(spec, caching, 1, 1, self.dtype, torch.device("meta"))  # refuses now what it cannot keep
         builder = Builder(spec, state, precision)
         self._tables = Tables(spec, builder)
         self.isa = isa or k.isas()[0]
         self._engine = k.Engine(builder.model(), team(threads or torch.get_num_threads()), self.isa)
+        self._turn = Lock()
         self._keys: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], Any]] = weakref.WeakKeyDictionary()
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
@@ -83,6 +87,8 @@ class NativeRunner:
         positions_BT: Tensor | None = None,
         keep: slice | Sequence[int] = slice(None),
     ) -> Tensor:
+        if not self.spec.head:
+            raise ValueError("an encoder has no logits; ask for its hidden states")
         B, T = tokens_BT.shape
         kept = list(range(T)[keep]) if isinstance(keep, slice) else [range(T)[int(column)] for column in keep]
         logits_BTV = torch.empty(B, len(kept), self.spec.vocabulary)
@@ -131,20 +137,23 @@ class NativeRunner:
             steps_T = torch.arange(T)
             positions_BT = (cache.next_positions_B[:, None] + steps_T) if cache is not None else steps_T.expand(B, T)
         tokens_BT = tokens_BT.to(torch.long).contiguous()
-        positions_BT = positions_BT.to(torch.long).contiguous()
-        self._tables.cover(self._engine, int(positions_BT.max()) + 1 if positions_BT.numel() else 0)
+        positions_BT = positions_BT.to(torch.long).expand(B, T).contiguous()
+        if cache is not None and cache.batch != B:
+            raise ValueError(f"{B} rows of tokens for a cache of {cache.batch}")
         self._refuse_foreign(tokens_BT, positions_BT)
-        keys = None if cache is None else self._before(cache)
-        if cache is not None:
-            cache.extend(positions_BT)
         out = [0 if made is None else made.data_ptr() for made in (logits, *hidden)]
         at = tokens_BT.data_ptr(), positions_BT.data_ptr()
-        try:
-            self._engine.forward(B, T, *at, kept, *out, keys, int(self.dtype is torch.bfloat16))
-        except ValueError as error:
-            raise Fault(str(error)) from error
-        if cache is not None:
-            self._after(cache, keys, B, T)
+        with self._turn:  # tables and the memory of a forward are the engine's
+            self._tables.cover(self._engine, int(positions_BT.max()) + 1 if positions_BT.numel() else 0)
+            keys = None if cache is None else self._before(cache)
+            if cache is not None:
+                cache.extend(positions_BT)
+            try:
+                self._engine.forward(B, T, *at, kept, *out, keys, int(self.dtype is torch.bfloat16))
+            except ValueError as error:
+                raise Fault(str(error)) from error
+            if cache is not None:
+                self._after(cache, keys, B, T)
 
     def _refuse_foreign(self, tokens_BT: Tensor, positions_BT: Tensor) -> None:
         """Refuse tokens that are not in the vocabulary while the cache does not count them yet; padding may be any."""
@@ -183,8 +192,10 @@ class NativeRunner:
         return keys
 
     def _seen(self, cache: Cache, groups: Sequence[Any]) -> Any:
-        codec = cache.codec.name
-        keys = kernels().Keys(STORES[codec, cache.dtype if codec == "raw" else None])
+        kept_as = (cache.codec.name, cache.dtype if cache.codec.name == "raw" else None)
+        if cache.plan != self._plan or cache.device != CPU or kept_as not in STORES:
+            raise ValueError("this cache is another model's, or of numbers or on a device that no native kernel reads")
+        keys = kernels().Keys(STORES[kept_as])
         group_of = {slot: index for index, held in enumerate(groups) for slot in held.slots}
         for index, (slot, parts) in enumerate(zip(cache.plan.slots, cache.parts, strict=True)):
             keys.add_slot(group_of[index], slot.kv_heads, slot.head_dim, [_strides(part) for part in parts])
