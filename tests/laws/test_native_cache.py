@@ -27,6 +27,7 @@ from openbook.lm.cache.codecs import codec_named
 from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import CacheSpec, make_cache
+from openbook.lm.cache.paged import PagedCache
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
 
 pytestmark = needs_kernels
@@ -167,6 +168,49 @@ def test_hidden_states_are_those_that_logits_come_from(data: st.DataObject) -> N
     with torch.inference_mode():
         logits = model.head(states, model.embedding.weight)
     torch.testing.assert_close(logits, runner.forward(text), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(st.data())
+@settings(max_examples=8)
+def test_texts_whose_frequencies_change_as_they_grow_are_torchs_in_the_same_chunks(
+    layout: str, data: st.DataObject
+) -> None:
+    """Keys that are kept have the frequencies of their time, which is part of what such a model is."""
+    model = weighted(data.draw(specs(growing=True)), 0, dtype=torch.float32)
+    chunks = data.draw(st.lists(st.integers(1, 20), min_size=2, max_size=6), "chunks")
+    text = torch.randint(0, model.spec.vocabulary, (2, sum(chunks)))
+    said = []
+    for runner in (TorchRunner(model, CacheSpec(layout)), native(model, CacheSpec(layout))):
+        cache = runner.cache([None, None], room=text.shape[1])
+        said.append(torch.cat([runner.forward(part, cache) for part in text.split(chunks, dim=1)], dim=1))
+    torch.testing.assert_close(*said, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_rows_that_share_blocks_write_to_their_own(codec: str) -> None:
+    """A text that is found in published blocks goes on from them; forks of it part without touching each other."""
+    runner = native(weighted(small(2), 0), CacheSpec("paged", codec, block=4))
+    cache = make_cache(runner.spec, runner.caching, 2, 40, torch.float32, CPU)
+    assert isinstance(cache, PagedCache)
+    text = torch.randint(0, 61, (18,)).tolist()
+    runner.forward(torch.tensor([text[:11]] * 2), cache)
+    cache.publish(0, text[:11])
+    cache.reset(2)
+    found = cache.adopt(1, text)
+    assert found == 8
+    rest = torch.tensor([[0] * (18 - found), text[found:]])
+    runner.forward(rest, cache, positions_BT=torch.stack((torch.full((18 - found,), -1), torch.arange(found, 18))))
+    cache.select([1, 1, 1])
+    for _ in range(3):
+        tokens = torch.randint(0, 61, (3, 2))
+        said = runner.forward(tokens, cache)
+        cache.check()
+        ends = [[*text, *token] for token in tokens.tolist()]
+        for row, end in enumerate(ends):
+            assert torch.equal(said[row], Called(runner).alone(end, codec)[-2:])
+        text, keep = ends[1], [1, 1, 1]
+        cache.select(keep)
 
 
 @pytest.mark.parametrize("codec", CODECS)
