@@ -18,6 +18,7 @@ from openbook.lm.backends import native_build
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.native_build import unsupported
 from openbook.lm.backends.torch import TorchRunner
+from openbook.lm.cache import codecs
 from openbook.lm.cache.make import CacheSpec, make_cache
 from openbook.lm.model import LanguageModel, load_model
 from openbook.lm.rules import Rule, mask_rule, rule
@@ -108,9 +109,12 @@ def test_cross_attention_and_two_rules_are_refused(even: Rule) -> None:
 
 
 @needs_kernels
-def test_a_runner_refuses_what_it_is_not_for(even: Rule) -> None:
+def test_a_runner_refuses_what_it_is_not_for(even: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match="native_even_keys"):
         NativeRunner(spec_of(rules=(even,)), [])
+    monkeypatch.setitem(codecs._codecs, "native_unknown", codecs.Raw())
+    with pytest.raises(SpecError, match="codec native_unknown; use backend torch"):
+        NativeRunner(spec_of(), [], CacheSpec("dense", "native_unknown"))
     odd = ModelSpec(61, 16, (LayerSpec(AttentionSpec(2, 1, 7), FeedForwardSpec(8)),), 64)
     with pytest.raises(SpecError, match="int4"):
         NativeRunner(odd, weighted(odd, 0, dtype=torch.float32).state_dict().items(), CacheSpec("dense", "int4"))

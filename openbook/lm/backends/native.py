@@ -64,6 +64,8 @@ class NativeRunner:
             raise Fault("the native kernels are not installed; build them (pip install ./kernels) or use backend torch")
         if reason is not None:
             raise SpecError(f"the native backend cannot run this model: {reason}; use backend torch")
+        if caching.codec not in {name for name, _ in STORES}:
+            raise SpecError(f"no native kernel reads keys under the codec {caching.codec}; use backend torch")
         self.spec, self.caching, self.device = spec, caching, CPU
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self._plan = plan(spec) if spec.head else None
