@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -232,6 +233,16 @@ def test_the_busy_program_keeps_to_one_core_and_is_gone_afterwards() -> None:
         assert os.sched_getaffinity(process) == {min(os.sched_getaffinity(0))}
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_the_busy_program_ends_with_a_bench_that_is_killed() -> None:
+    code = (
+        "from openbook.measure.speed.process import busy_program\nimport os, sys\n"
+        "with busy_program() as spinning:\n    print(spinning, flush=True)\n    os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    assert any(gone(int(killed.stdout)) or time.sleep(0.01) for _ in range(3000))
 
 
 # ---- environments

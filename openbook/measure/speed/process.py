@@ -83,12 +83,16 @@ def surroundings(threads: int) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "true"}
 
 
+# It ends with whoever asked for it, however they end: a bench that is killed leaves nothing that spins.
+WHILE_ASKED = "asker = os.getppid()\nprint(flush=True)\nwhile os.getppid() == asker: pass"
+
+
 @contextlib.contextmanager
 def busy_program() -> Iterator[int]:
     """While this lasts another program (its process id) computes without end, on the first core if one can say so."""
     spin = "import os\nif hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    command = [sys.executable, "-I", "-c", spin + "print(flush=True)\nwhile True: pass"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as spinning:  # noqa: S603 our own command
+    command = [sys.executable, "-I", "-c", spin + WHILE_ASKED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as spinning:  # noqa: S603 our own command
         try:
             assert spinning.stdout is not None  # noqa: S101 it is a pipe
             spinning.stdout.readline()  # it spins from here on
