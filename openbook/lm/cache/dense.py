@@ -30,6 +30,7 @@ class DenseCache(Cache):
         self.length = 0
         self._slots = [self._allocate(slot, batch, slot.kv_heads, capacity) for slot in plan.slots]
         self._positions_BC = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
+        self._least_B = torch.zeros(batch, dtype=torch.long, device=device)
         self._start = 0
 
     def extend(self, positions_BT: Tensor) -> None:
@@ -77,9 +78,12 @@ class DenseCache(Cache):
         index = torch.tensor(list(rows), dtype=torch.long, device=self.device)
         self._positions_BC = self._positions_BC.index_select(0, index)
         self.next_positions_B = self.next_positions_B.index_select(0, index)
+        self._least_B = self._least_B.index_select(0, index)
         self._slots = [tuple(part.index_select(1, index) for part in parts) for parts in self._slots]
 
     def _cut(self, lengths_B: Tensor) -> None:
+        if bool((lengths_B < self._least_B).any()):
+            raise ValueError("a row began with a window's last tokens: those before them cannot be brought back")
         held_BC = self._positions_BC
         held_BC.masked_fill_(held_BC >= lengths_B[:, None], -1)
         used = torch.nonzero((held_BC[:, : self.length] >= 0).any(0))
@@ -103,4 +107,6 @@ class DenseCache(Cache):
                 index = torch.tensor(positions, dtype=torch.long, device=self.device)
                 held[:, row].index_copy_(2, index, given)
         self._positions_BC[row, :length] = torch.arange(length, device=self.device)
+        if length > len(positions):  # shorter, it would need some that are not here
+            self._least_B[row] = length
         self.length = max(self.length, length)

@@ -149,10 +149,13 @@ class Pool:
         return blocks, offsets
 
     def evicts(self, row: int, length: int, count: int) -> bool:
-        """Whether a row of this length gives up, with `count` tokens more, what it needs while it is so long."""
+        """Whether a row of this length gives up, with `count` tokens more, what it needs while it has fewer."""
         window, pinned = self.retention
-        oldest = 0 if window is None else max(pinned, length - window)
-        return oldest < length and not self.needs(oldest // self.size, length + count)
+        if window is None:
+            return False
+        least = max(length, pinned + 1)  # of the lengths that it may go back to, the first with more than the pinned
+        oldest = max(pinned, least - window)
+        return least < length + count and not self.needs(oldest // self.size, length + count)
 
     def holds(self, row: int, length: int) -> bool:
         """Whether a row holds all that it needs when it is so long, which is no longer than it is."""
