@@ -129,6 +129,7 @@ void Step::attend_row(const Layer& l, int member, int row, int head, int first, 
     if (l.chunk) q.low = std::max(q.low, p / l.chunk * l.chunk);
     q.high = l.causal ? p : l.window ? std::min(end, p + l.window - 1) : end;
     if (l.chunk) q.high = std::min(q.high, p / l.chunk * l.chunk + l.chunk - 1);
+    q.front = std::min(l.pinned, (l.causal ? p : end) + 1);  // both ways, pinned positions past the window are seen too
     lowest = std::min(lowest, q.low), highest = std::max(highest, q.high);
     own.queries.push_back(q);
   }

@@ -12,21 +12,25 @@
 struct Panels {
   Form form;
   int rows, panels, blocks;
-  size_t panel_bytes, scales_bytes;
+  size_t panel_bytes;
   const uint8_t* data;
 };
 
-// Rows of numbers as a matrix takes them: bytes with a scale for 32 of them, bf16, or floats.
-enum Taken { kBytes = 1, kBf16 = 2, kFloats = 4 };
+// Rows of numbers as a matrix takes them: bytes with a scale for 32 or kWide of them, bf16, or floats.
+enum Taken { kBytes = 1, kBf16 = 2, kFloats = 4, kWideBytes = 8 };
 
 struct Activations {
-  int padded;        // numbers a row, a multiple of 32
+  int padded;        // numbers a row, a multiple of 64
   int8_t* levels;    // [rows, padded]
   float* scales;     // [rows, padded / 32]
   float* sums;       // [rows, padded / 32], of the numbers themselves
   float* sums16;     // [rows, padded / 16]
   int32_t* minus;    // [rows, padded / 32], minus the sum of the levels
   int32_t* minus16;  // [rows, padded / 16]
+  int8_t* wide;          // [rows, wide_padded]
+  float* wide_scales;    // [rows, wide_padded / kWide]
+  int32_t* wide_minus;   // [rows, wide_padded / kWide]
+  int wide_padded;
   uint16_t* bf16;    // [rows, padded]
   float* floats;     // [rows, padded]
 };
@@ -49,13 +53,13 @@ struct Run {
   int count, position;
 };
 
-// One query and what it may see: positions from `low` to `high`, and those below `pinned`.
+// One query and what it may see: positions from `low` to `high`, and of the pinned ones those below `front`.
 struct Query {
   const float* q;     // dim numbers, then zeros up to a multiple of 16
   float* out;         // dim numbers
   const float* bias;  // bias[distance], or null
   float sink;         // -inf: none
-  int position, low, high;
+  int position, low, high, front;
 };
 
 struct Attend {

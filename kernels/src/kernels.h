@@ -61,7 +61,7 @@ void to_levels(const float* x, int columns, const Activations& out, int row) {
   size_t at = (size_t)row * blocks;
   for (int b = 0; b < blocks; b++) {
     int left = columns - 32 * b;
-    Vf lo = left >= 16 ? load(x + 32 * b) : load_some(x + 32 * b, left);
+    Vf lo = left >= 16 ? load(x + 32 * b) : left > 0 ? load_some(x + 32 * b, left) : zero();
     Vf hi = left >= 32 ? load(x + 32 * b + 16) : left > 16 ? load_some(x + 32 * b + 16, left - 16) : zero();
     float top = largest(larger(absolute(lo), absolute(hi)));
     float scale = top / 127.f, by = top > 0 ? 127.f / top : 0.f;
@@ -79,8 +79,30 @@ void to_levels(const float* x, int columns, const Activations& out, int row) {
   }
 }
 
+void to_wide_levels(const float* x, int columns, const Activations& out, int row) {
+  int blocks = out.wide_padded / kWide;
+  for (int b = 0; b < blocks; b++, x += kWide, columns -= kWide) {
+    Vf part[kWide / 16], top = zero();
+    for (int i = 0; i < kWide / 16; i++) {
+      int left = columns - 16 * i;
+      part[i] = left >= 16 ? load(x + 16 * i) : left > 0 ? load_some(x + 16 * i, left) : zero();
+      top = larger(top, absolute(part[i]));
+    }
+    float peak = largest(top), by = peak > 0 ? 127.f / peak : 0.f;
+    Vi total = zero_int();
+    for (int i = 0; i < kWide / 16; i++) {
+      Vi level = to_int(part[i] * set(by));
+      store_int8(out.wide + (size_t)row * out.wide_padded + b * kWide + 16 * i, level);
+      total = total + level;
+    }
+    out.wide_scales[(size_t)row * blocks + b] = peak / 127.f;
+    out.wide_minus[(size_t)row * blocks + b] = -sum(total);
+  }
+}
+
 void prepare(const float* x, int columns, int wanted, const Activations& out, int row) {
   if (wanted & kBytes) to_levels(x, columns, out, row);
+  if (wanted & kWideBytes) to_wide_levels(x, columns, out, row);
   for (int c = 0; c < out.padded; c += 16) {
     if (!(wanted & (kBf16 | kFloats))) break;
     Vf v = columns - c >= 16 ? load(x + c) : columns > c ? load_some(x + c, columns - c) : zero();
@@ -117,6 +139,8 @@ template <Form kForm> OB_INLINE void levels_of(const uint8_t* p, Vb w[8]) {
   }
 }
 
+constexpr size_t kAhead = 3072;  // bytes that weights are asked for before they are needed
+
 // One panel times `kRows` rows of activations.
 template <Form kForm, int kRows>
 OB_INLINE void tile(const Panels& w, int panel, const Activations& x, int row, Vf sums[kRows]) {
@@ -128,6 +152,22 @@ OB_INLINE void tile(const Panels& w, int panel, const Activations& x, int row, V
     for (int c = 0; c < w.blocks * 32; c++) {
       Vf v = load(p + (size_t)c * 16);
       for (int m = 0; m < kRows; m++) sums[m] = fma(v, set(x.floats[(size_t)(row + m) * x.padded + c]), sums[m]);
+    }
+    return;
+  } else if constexpr (kForm == Form::wide) {
+    const uint16_t* scales = (const uint16_t*)start;
+    const uint8_t* p = start + wide_scales(w.blocks);
+    const int8_t* levels = x.wide + (size_t)row * x.wide_padded;
+    for (int b = 0; b < w.blocks; b++, scales += 16, p += kWide * 16) {
+      Vi s[kRows];
+      for (int m = 0; m < kRows; m++) s[m] = shifted<7>(set_int(x.wide_minus[(size_t)(row + m) * w.blocks + b]));
+      for (int j = 0; j < kWide / 4; j++) {
+        Vb v = load_bytes(p + 64 * j);
+        for (int m = 0; m < kRows; m++)
+          s[m] = dot<8>(s[m], v, set_int(((const Four*)(levels + (size_t)m * x.wide_padded + b * kWide))[j]));
+      }
+      for (int m = 0; m < kRows; m++)
+        sums[m] = fma(to_float(s[m]), load_half(scales) * set(x.wide_scales[(size_t)(row + m) * w.blocks + b]), sums[m]);
     }
     return;
   } else if constexpr (kForm == Form::bf16) {
@@ -147,13 +187,13 @@ OB_INLINE void tile(const Panels& w, int panel, const Activations& x, int row, V
     for (int m = 0; m < kRows; m++) sums[m] = sums[m] + odd[m];
     return;
   } else {
-    const uint16_t* scales = (const uint16_t*)start;
-    const uint8_t* p = start + w.scales_bytes;
+    constexpr size_t pair = 2 * (scale_bytes(t) + level_bytes(t));
     const int8_t* levels = x.levels + (size_t)row * x.padded;
-    for (int b = 0; b < w.blocks; b++, scales += scale_bytes(t) / 2, p += level_bytes(t)) {
-      for (size_t ahead = 0; ahead < level_bytes(t); ahead += 64) prefetch(p + 8 * level_bytes(t) + ahead);
+    auto block = [&](const uint8_t* both, int b, int second) __attribute__((always_inline)) {
+      const uint16_t* scales = (const uint16_t*)(both + second * scale_bytes(t));
+      for (size_t ahead = second * pair / 2; ahead < (second + 1) * pair / 2; ahead += 64) prefetch(both + kAhead + ahead);
       Vb v[8];
-      levels_of<kForm>(p, v);
+      levels_of<kForm>(both + 2 * scale_bytes(t) + second * level_bytes(t), v);
       for (int m = 0; m < kRows; m++) {
         size_t at = (size_t)(row + m) * w.blocks + b;
         const Four* four = (const Four*)(levels + (size_t)m * x.padded + 32 * b);
@@ -182,6 +222,11 @@ OB_INLINE void tile(const Panels& w, int panel, const Activations& x, int row, V
           }
         }
       }
+    };
+    for (int b = 0; b < w.blocks; b += 2) {
+      const uint8_t* both = start + (size_t)(b / 2) * pair;
+      block(both, b, 0);
+      block(both, b + 1, 1);
     }
   }
 }
@@ -208,7 +253,7 @@ void multiply_form(const Panels& w, int first, int last, const Activations& x, i
         put<kRows>(out, m, panel, w.rows, sums);
       }
     };
-    if constexpr (kTile >= 12 && quantised(kForm)) rows.template operator()<12>();
+    if constexpr (kTile >= 12 && (quantised(kForm) || kForm == Form::wide)) rows.template operator()<12>();
     if constexpr (kTile >= 8) rows.template operator()<8>();
     if constexpr (kTile >= 4) rows.template operator()<4>();
     if constexpr (kTile >= 2) rows.template operator()<2>();
@@ -233,7 +278,7 @@ void glu_form(const Panels& gate, const Panels& up, int first, int last, const A
         }
       }
     };
-    if constexpr (kTile >= 12 && quantised(kForm)) rows.template operator()<12>();
+    if constexpr (kTile >= 12 && (quantised(kForm) || kForm == Form::wide)) rows.template operator()<12>();
     if constexpr (kTile >= 8) rows.template operator()<8>();
     if constexpr (kTile >= 4) rows.template operator()<4>();
     if constexpr (kTile >= 2) rows.template operator()<2>();
@@ -252,6 +297,7 @@ void glu_form(const Panels& gate, const Panels& up, int first, int last, const A
     case Form::q5_min: return call<Form::q5_min>;    \
     case Form::q6: return call<Form::q6>;            \
     case Form::q3: return call<Form::q3>;            \
+    case Form::wide: return call<Form::wide>;        \
     default: return call<Form::q2_min>;              \
   }
 
@@ -423,7 +469,7 @@ OB_INLINE float softmax(const Attend& a, const Query& q, const Span& span, float
   Vf top = set(q.sink);
   // What this query may not see, though another of its tile may.
   int past = span.padded - span.base, from = past + most(q.low, span.pinned), to = past + q.high + 1;
-  for (int i = most(0, least(span.pinned, q.high + 1)); i < span.padded; i++) s[i] = kNone;
+  for (int i = q.front; i < span.padded; i++) s[i] = kNone;
   for (int i = span.padded; i < least(from, span.count); i++) s[i] = kNone;
   for (int i = most(to, span.padded); i < span.count; i++) s[i] = kNone;
   for (int i = 0; i < span.count; i += 16) {
@@ -501,11 +547,7 @@ void attend_tile(const Attend& a, const Query* q) {
           for (int i = 0; i < kCount; i++) products[i][k] = s[i];
         }
         for (int i = 0; i < kCount; i++) {
-          transpose(products[i]);
-          Vf* p = products[i];
-          for (int half = 8; half; half /= 2)
-            for (int k = 0; k < half; k++) p[k] = p[k] + p[k + half];
-          Vf s = p[0];
+          Vf s = sums_of(products[i]);
           if constexpr (kStore == Store::int8 || kStore == Store::int4) {
             float scale[16] = {}, lows[16] = {};
             for (int k = 0; k < n; k++) {
@@ -561,6 +603,103 @@ void attend_tile(const Attend& a, const Query* q) {
   }
 }
 
+#ifdef OB_PAIRS
+// The same for keys and values in bf16 whose pairs are fast to multiply. Two values that are weighed together stand at an
+// even position and the next, wherever they lie.
+template <int kCount> void attend_pairs(const Attend& a, const Query* q) {
+  int chunks = a.dim / 32, low = INT32_MAX, high = -1;
+  Span span = span_of(a, (int)(q - a.queries), (int)(q - a.queries) + kCount);
+  float* scores[kCount];
+  uint16_t *query = (uint16_t*)(a.scratch + (size_t)kCount * span.count), *weights = query + kCount * a.dim;
+  uint16_t* nothing = weights + (size_t)kCount * span.count;
+  std::memset(nothing, 0, 2 * (size_t)a.dim);
+  for (int i = 0; i < kCount; i++) {
+    low = least(low, q[i].low), high = most(high, q[i].high);
+    scores[i] = a.scratch + (size_t)i * span.count;
+    for (int j = 0; j < span.count; j += 16) store(scores[i] + j, set(kNone));
+    for (int c = 0; c < a.dim; c += 16) store_bf16(query + i * a.dim + c, load(q[i].q + c));
+  }
+  Part parts[2];
+  for (int r = 0; r < a.run_count; r++) {
+    const Run& run = a.runs[r];
+    parts_of(run, span, low, high, parts);
+    for (Part part : parts)
+      for (int j = part.from; j < part.to; j += 16) {
+        int n = least(16, part.to - j);
+        Vf products[kCount][16];
+        for (int k = 0; k < 16; k++) {
+          const uint8_t* key = run.k + (size_t)(j + (k < n ? k : 0)) * 2 * a.dim;
+          for (int i = 0; i < kCount; i++) products[i][k] = zero();
+          for (int c = 0; c < chunks; c++) {
+            Vb numbers = load_bytes(key + 64 * c);
+            for (int i = 0; i < kCount; i++)
+              products[i][k] = dot_rows(products[i][k], numbers, load_bytes((const uint8_t*)(query + i * a.dim + 32 * c)));
+          }
+        }
+        for (int i = 0; i < kCount; i++) store_some(scores[i] + span.at(run.position + j), sums_of(products[i]), n);
+      }
+  }
+  float by[kCount];
+  for (int i = 0; i < kCount; i++) {
+    by[i] = softmax(a, q[i], span, scores[i]);
+    for (int j = 0; j < span.count; j += 16) store_bf16(weights + (size_t)i * span.count + j, load(scores[i] + j));
+  }
+  for (int c0 = 0; c0 < chunks; c0 += 2) {
+    int count = least(2, chunks - c0);
+    Vf sums[kCount][4];
+    for (int i = 0; i < kCount; i++)
+      for (int c = 0; c < 4; c++) sums[i][c] = zero();
+    auto weigh = [&](const uint16_t* even, const uint16_t* odd, int at) {
+      for (int c = 0; c < count; c++) {
+        Vb pairs[2];
+        as_pairs(even + 32 * (c0 + c), odd + 32 * (c0 + c), pairs);
+        for (int i = 0; i < kCount; i++) {
+          Vb weight = both_of(*(const Pair*)(weights + (size_t)i * span.count + at));
+          sums[i][2 * c] = dot_rows(sums[i][2 * c], pairs[0], weight);
+          sums[i][2 * c + 1] = dot_rows(sums[i][2 * c + 1], pairs[1], weight);
+        }
+      }
+    };
+    const uint16_t* waiting = nullptr;  // a value at an even position, and where its weight stands
+    int place = 0;
+    auto settle = [&] {
+      if (waiting) weigh(waiting, nothing, place);
+      waiting = nullptr;
+    };
+    for (int r = 0; r < a.run_count; r++) {
+      const Run& run = a.runs[r];
+      parts_of(run, span, low, high, parts);
+      for (Part part : parts) {
+        int at = span.at(run.position + part.from) - part.from, j = part.from;
+        const uint16_t* v = (const uint16_t*)run.v;
+        if (j < part.to && (at + j) % 2) {
+          bool partner = waiting && place == at + j - 1;
+          if (!partner) settle();
+          weigh(partner ? waiting : nothing, v + (size_t)j * a.dim, at + j - 1);
+          waiting = nullptr;
+          j++;
+        }
+        if (j < part.to) settle();
+        for (; j + 2 <= part.to; j += 2) weigh(v + (size_t)j * a.dim, v + (size_t)(j + 1) * a.dim, at + j);
+        if (j < part.to) waiting = v + (size_t)j * a.dim, place = at + j;
+      }
+    }
+    settle();
+    for (int i = 0; i < kCount; i++)
+      for (int c = 0; c < 2 * count; c++) store(q[i].out + 32 * c0 + 16 * c, sums[i][c] * set(by[i]));
+  }
+}
+
+void attend_all_pairs(const Attend& a) {
+  int i = 0;
+  for (; i + 4 <= a.count; i += 4) attend_pairs<4>(a, a.queries + i);
+  if (a.count - i == 3) attend_pairs<3>(a, a.queries + i);
+  if (a.count - i == 2) attend_pairs<2>(a, a.queries + i);
+  if (a.count - i == 1) attend_pairs<1>(a, a.queries + i);
+}
+
+#endif
+
 template <Store kStore, bool kEven> void attend_all(const Attend& a) {
   int i = 0;
   if constexpr (kQueries >= 4)
@@ -571,6 +710,9 @@ template <Store kStore, bool kEven> void attend_all(const Attend& a) {
 }
 
 void attend(const Attend& a) {
+#ifdef OB_PAIRS
+  if (a.store == Store::bf16 && a.dim % 32 == 0) return attend_all_pairs(a);
+#endif
   bool even = a.dim % (a.store == Store::int4 ? 32 : 16) == 0;
   switch (a.store) {
     case Store::f32: return even ? attend_all<Store::f32, true>(a) : attend_all<Store::f32, false>(a);
@@ -761,8 +903,9 @@ template <bool kPairs> void attend_laid_out(const Attend& a) {
 }
 
 void attend_many(const Attend& a) {
-  if constexpr (kPairsAreFast)
-    if (a.store == Store::bf16 && a.dim % 32 == 0) return attend_laid_out<true>(a);
+#ifdef OB_PAIRS
+  if (a.store == Store::bf16 && a.dim % 32 == 0) return attend_laid_out<true>(a);
+#endif
   attend_laid_out<false>(a);
 }
 

@@ -18,7 +18,9 @@ std::vector<const Kernels*> kernels_here() {
 #ifdef OB_avx512_bf16
   if (wide && __builtin_cpu_supports("avx512bf16")) here.push_back(&kAvx512Bf16);
 #endif
+#ifdef OB_avx512
   if (wide) here.push_back(&kAvx512);
+#endif
 #ifdef OB_avx2_vnni
   if (half && __builtin_cpu_supports("avxvnni")) here.push_back(&kAvx2Vnni);
 #endif

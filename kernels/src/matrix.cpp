@@ -148,11 +148,12 @@ Matrix allocate(Form form, const std::string& kind, int64_t rows, int64_t column
   m.rows = (int)rows;
   m.columns = (int)columns;
   m.panels = (int)((rows + 15) / 16);
-  m.blocks = (int)((columns + 31) / 32);
+  m.blocks = (int)(form == Form::wide ? (columns + kWide - 1) / kWide : (columns + 63) / 64 * 2);
   FormTraits t = traits(form);
   if (quantised(form)) {
-    m.scales_bytes = ((size_t)m.blocks * scale_bytes(t) + 63) / 64 * 64;
-    m.panel_bytes = m.scales_bytes + (size_t)m.blocks * level_bytes(t);
+    m.panel_bytes = (size_t)m.blocks * (scale_bytes(t) + level_bytes(t));
+  } else if (form == Form::wide) {
+    m.panel_bytes = wide_scales(m.blocks) + (size_t)m.blocks * kWide * 16;
   } else {
     m.panel_bytes = (size_t)m.blocks * 32 * 16 * (form == Form::bf16 ? 2 : 4);
   }
@@ -173,8 +174,9 @@ struct Place {
 
   Place(Matrix& m, int row, int block) : t(traits(m.form)), lane(row % 16) {
     uint8_t* panel = m.data.get() + (size_t)(row / 16) * m.panel_bytes;
-    scales = (uint16_t*)(panel + (size_t)block * scale_bytes(t));
-    levels = panel + m.scales_bytes + (size_t)block * level_bytes(t);
+    uint8_t* pair = panel + (size_t)(block / 2) * 2 * (scale_bytes(t) + level_bytes(t));
+    scales = (uint16_t*)(pair + block % 2 * scale_bytes(t));
+    levels = pair + 2 * scale_bytes(t) + block % 2 * level_bytes(t);
   }
 
   void put(const uint8_t* level, const float* scale, const float* low) {
@@ -218,6 +220,9 @@ void Matrix::row(int index, float* out) const {
       out[c] = ((const float*)start)[(size_t)c * 16 + index % 16];
     } else if (form == Form::bf16) {
       out[c] = from_bf16(((const uint16_t*)start)[(size_t)c / 2 * 32 + index % 16 * 2 + c % 2]);
+    } else if (form == Form::wide) {
+      float scale = from_half(((const uint16_t*)start)[c / kWide * 16 + index % 16]);
+      out[c] = scale * (float)(start[wide_scales(blocks) + (size_t)c / 4 * 64 + index % 16 * 4 + c % 4] - 128);
     } else if (c % 32 == 0) {
       Place place(const_cast<Matrix&>(*this), index, c / 32);
       for (int i = 0; i < 32 && c + i < columns; i++) out[c + i] = place.get(i);
@@ -246,29 +251,37 @@ Matrix pack_blocks(const std::string& kind, const uint8_t* blocks, int64_t rows,
 }
 
 Matrix pack_floats(const std::string& kind, const float* values, int64_t rows, int64_t columns) {
-  Form form = kind == "f32" ? Form::f32 : kind == "bf16" ? Form::bf16 : kind == "q8_0" ? Form::q8 : Form::none;
-  if (form == Form::none) throw std::invalid_argument("floats are packed as f32, bf16 or q8_0, not " + kind);
+  Form form = kind == "f32" ? Form::f32 : kind == "bf16" ? Form::bf16 : kind == "q8_0" ? Form::q8
+              : kind == "wide" ? Form::wide : Form::none;
+  if (form == Form::none) throw std::invalid_argument("floats are packed as f32, bf16, q8_0 or wide, not " + kind);
   Matrix m = allocate(form, kind, rows, columns);
   for (int64_t r = 0; r < rows; r++) {
     const float* row = values + r * columns;
     uint8_t* panel = m.data.get() + (size_t)(r / 16) * m.panel_bytes;
-    if (form != Form::q8) {
+    if (form == Form::f32 || form == Form::bf16) {
       for (int64_t c = 0; c < columns; c++)
         if (form == Form::f32) ((float*)panel)[c * 16 + r % 16] = row[c];
         else ((uint16_t*)panel)[c / 2 * 32 + r % 16 * 2 + c % 2] = to_bf16(row[c]);
       continue;
     }
-    for (int64_t c = 0; c < columns; c += 32) {
-      int count = (int)(columns - c < 32 ? columns - c : 32);
+    int64_t width = form == Form::wide ? kWide : 32;
+    for (int64_t c = 0; c < columns; c += width) {
+      int count = (int)(columns - c < width ? columns - c : width);
       float most = 0;
       for (int i = 0; i < count; i++) most = std::fmax(most, std::fabs(row[c + i]));
       float scale = from_half(to_half(most / 127));
-      uint8_t level[32];
-      for (int i = 0; i < 32; i++) {
+      uint8_t level[kWide];
+      for (int i = 0; i < width; i++) {
         float q = i < count && scale > 0 ? std::nearbyint(row[c + i] / scale) : 0;
         level[i] = (uint8_t)(std::fmin(std::fmax(q, -127), 127) + 128);
       }
-      Place(m, (int)r, (int)(c / 32)).put(level, &scale, nullptr);
+      if (form == Form::q8) {
+        Place(m, (int)r, (int)(c / 32)).put(level, &scale, nullptr);
+        continue;
+      }
+      ((uint16_t*)panel)[c / kWide * 16 + r % 16] = to_half(scale);
+      uint8_t* levels = panel + wide_scales(m.blocks) + c * 16;
+      for (int i = 0; i < kWide; i++) levels[i / 4 * 64 + r % 16 * 4 + i % 4] = level[i];
     }
   }
   return m;

@@ -6,11 +6,11 @@
 #include "step.h"
 
 Panels Linear::panels() const {
-  return {matrix.form, matrix.rows, matrix.panels, matrix.blocks, matrix.panel_bytes, matrix.scales_bytes, matrix.data.get()};
+  return {matrix.form, matrix.rows, matrix.panels, matrix.blocks, matrix.panel_bytes, matrix.data.get()};
 }
 
 int Linear::taken() const {
-  return quantised(matrix.form) ? kBytes : matrix.form == Form::bf16 ? kBf16 : kFloats;
+  return quantised(matrix.form) ? kBytes : matrix.form == Form::wide ? kWideBytes : matrix.form == Form::bf16 ? kBf16 : kFloats;
 }
 
 namespace {

@@ -13,19 +13,24 @@ inline int padded(int n) { return (n + 15) / 16 * 16; }
 
 // Activations of some rows, in memory of their own.
 struct Prepared {
-  Memory<int8_t> levels;
-  Memory<float> scales, sums, sums16, floats;
-  Memory<int32_t> minus, minus16;
+  Memory<int8_t> levels, wide;
+  Memory<float> wide_scales, scales, sums, sums16, floats;
+  Memory<int32_t> wide_minus, minus, minus16;
   Memory<uint16_t> bf16;
 
   Activations shape(int rows, int columns, int taken) {
     Activations a{};
-    a.padded = (columns + 31) / 32 * 32;
+    a.padded = (columns + 63) / 64 * 64;
     size_t all = (size_t)rows * a.padded;
     if (taken & kBytes) {
       a.levels = levels.take(all);
       a.scales = scales.take(all / 32), a.sums = sums.take(all / 32), a.minus = minus.take(all / 32);
       a.sums16 = sums16.take(all / 16), a.minus16 = minus16.take(all / 16);
+    }
+    a.wide_padded = (columns + kWide - 1) / kWide * kWide;
+    if (taken & kWideBytes) {
+      size_t bytes = (size_t)rows * a.wide_padded;
+      a.wide = wide.take(bytes), a.wide_scales = wide_scales.take(bytes / kWide), a.wide_minus = wide_minus.take(bytes / kWide);
     }
     if (taken & kBf16) a.bf16 = bf16.take(all);
     if (taken & kFloats) a.floats = floats.take(all);

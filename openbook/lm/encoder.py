@@ -5,7 +5,7 @@ Shapes: B batch, T positions, M width, N texts. Vectors have unit length, so the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from openbook.lm.weights.checkpoint import Checkpoint
 
 DEFAULT = "minilm"
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""Tokens and positions `[B, T]` (−1: padding) to hidden states `[B, T, M]`."""
 
 
 def pad(texts: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,14 +78,13 @@ class TextEncoder:
     1908.10084)."""
 
     def __init__(
-        self, encoder: Encoder, pieces: WordPieces, name: str, max_tokens: int, pooling: Pooling = "mean"
+        self, encode: Encode, spec: ModelSpec, pieces: WordPieces, name: str, max_tokens: int, pooling: Pooling = "mean"
     ) -> None:
-        self.encoder = encoder.eval()
+        self.encode = encode
         self.pooling = pooling
         self.name = name
-        self.width = encoder.spec.width
-        self.max_tokens = min(max_tokens, encoder.spec.max_positions)
-        self.device = encoder.embedding.weight.device
+        self.width = spec.width
+        self.max_tokens = min(max_tokens, spec.max_positions)
         pieces.no_padding()
         pieces.enable_truncation(self.max_tokens)
         self._shortened = pieces
@@ -95,7 +96,7 @@ class TextEncoder:
         whole.no_truncation()
         return whole
 
-    def embed(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], *, tokens_at_once: int = 4096) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
         encodings = self._encode(texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
@@ -122,7 +123,8 @@ class TextEncoder:
     def _embed(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         tokens_BT, positions_BT = pad(ids)
         with torch.inference_mode():
-            hidden_BTM = self.encoder(tokens_BT.to(self.device), positions_BT.to(self.device))
+            hidden_BTM = self.encode(tokens_BT, positions_BT)
+            positions_BT = positions_BT.to(hidden_BTM.device)
             counted_BT = positions_BT == 0 if self.pooling == "first" else positions_BT >= 0
             counted_BT1 = counted_BT.to(hidden_BTM)[..., None]
             mean_BM = (hidden_BTM * counted_BT1).sum(1) / counted_BT1.sum(1).clamp(min=1)  # a text without a token: 0
@@ -130,8 +132,14 @@ class TextEncoder:
         return unit
 
 
-def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True) -> TextEncoder:
-    """A text encoder in fp32: by name (`minilm`), GGUF file, or folder of safetensors, config and tokenizer.json."""
+def load_encoder(
+    name: str | Path = DEFAULT, device: str | None = None, *, fetch: bool = True, backend: str = "auto"
+) -> TextEncoder:
+    """A text encoder: by name (`minilm`), GGUF file, or folder of safetensors, config and tokenizer.json.
+
+    `backend` `auto` is native on a CPU where the kernels are installed, in int8 (cosines of short and long texts differ
+    from fp32's by some 10⁻³); else torch, in fp32.
+    """
     from openbook.lm.device import device_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
@@ -140,14 +148,27 @@ def load_encoder(name: str | Path = DEFAULT, device: str | None = None, *, fetch
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_encoder")
     spec = cast("ModelSpec", checkpoint.spec)
-    with torch.device("meta"):
-        encoder = Encoder(spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     pooling = pooling_of(checkpoint)
-    state = dict(checkpoint.state(torch.float32))
-    encoder.load_state_dict(state, assign=True)
-    encoder.to(target)
-    return TextEncoder(encoder, pieces, checkpoint.name, max_tokens, pooling)
+    encode = _encode_with(checkpoint, spec, target, backend)
+    return TextEncoder(encode, spec, pieces, checkpoint.name, max_tokens, pooling)
+
+
+def _encode_with(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, backend: str) -> Encode:
+    from openbook.lm.backends.native_build import against
+
+    why = against(spec, device) if backend != "torch" else "torch was asked for"
+    if backend == "native" and why is not None:
+        raise Fault(f"the native backend cannot run {checkpoint.name}: {why}; use backend torch")
+    if why is None:
+        from openbook.lm.backends.native import NativeRunner
+
+        return NativeRunner(spec, checkpoint.packed(), precision="wide").encode
+    with torch.device("meta"):
+        encoder = Encoder(spec)
+    encoder.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)
+    module = encoder.to(device).eval()
+    return lambda tokens_BT, positions_BT: module(tokens_BT.to(device), positions_BT.to(device))
 
 
 def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:

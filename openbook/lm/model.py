@@ -88,27 +88,18 @@ def load_model(
 
 def _choose(backend: Backend, precision: Precision, device: torch.device, spec: ModelSpec) -> tuple[bool, str]:
     """Whether the native backend runs it, and what is to be said of that."""
-    from openbook.lm.backends.native_build import kernels, unsupported
+    from openbook.lm.backends.native_build import against
 
     if backend not in ("auto", "native", "torch"):
         raise Fault(f"no backend is called {backend!r}; known are auto, native, torch")
-    found = kernels() if backend != "torch" else None
-    against = (
-        f"{device.type} is no CPU"
-        if device.type != "cpu"
-        else "the native kernels are not installed (they need a C++ compiler when openbook is)"
-        if found is None
-        else unsupported(spec)
-    )
-    if backend == "native" and against is not None:
-        raise SpecError(f"the native backend cannot run this model: {against}; use backend torch")
-    if precision == "int8" and (backend == "torch" or against is not None):
-        raise Fault(f"precision int8 is the native backend's: {against or 'torch was asked for'}; use auto")
-    if backend == "torch" or against is not None:
-        return False, "torch" if backend == "torch" else f"torch: {against}"
-    if backend == "auto" and precision == "fp32":
-        return False, "torch: fp32 was asked for, of which it is the reference"
-    return True, "native"
+    why = against(spec, device) if backend != "torch" else "torch was asked for"
+    if backend == "native" and why is not None:
+        raise SpecError(f"the native backend cannot run this model: {why}; use backend torch")
+    if precision == "int8" and why is not None:
+        raise Fault(f"precision int8 is the native backend's: {why}; use precision auto")
+    if why is None and backend == "auto" and precision == "fp32":
+        why = "fp32 was asked for, of which it is the reference"
+    return why is None, "native" if why is None else f"torch: {why}"
 
 
 def _native(

@@ -14,9 +14,7 @@ struct Vb { __m512i v; };  // 64 bytes
 constexpr int kTile = 12;  // rows of activations that stay in registers beside one panel of weights
 constexpr int kQueries = 4;  // queries that share one read of a key
 #ifdef __AVX512BF16__
-constexpr bool kPairsAreFast = true;  // of bf16: faster to multiply than floats
-#else
-constexpr bool kPairsAreFast = false;
+#define OB_PAIRS  // of bf16 are faster to multiply than floats
 #endif
 
 OB_INLINE Vf zero() { return {_mm512_setzero_ps()}; }
@@ -108,6 +106,21 @@ OB_INLINE Vf dot_bf16(Vf sums, const uint16_t* w, uint32_t pair) {
 #endif
 }
 
+#ifdef OB_PAIRS
+// Thirty-two bf16 times thirty-two others, into sixteen sums: pair by pair.
+OB_INLINE Vf dot_rows(Vf sums, Vb a, Vb b) {
+  return {_mm512_dpbf16_ps(sums.v, (__m512bh)a.v, (__m512bh)b.v)};
+}
+// Two rows of thirty-two as pairs of their first, second, … numbers.
+OB_INLINE void as_pairs(const uint16_t* a, const uint16_t* b, Vb pairs[2]) {
+  __m512i first = _mm512_loadu_si512(a), second = _mm512_loadu_si512(b);
+  __m512i lo = _mm512_unpacklo_epi16(first, second), hi = _mm512_unpackhi_epi16(first, second);
+  pairs[0].v = _mm512_permutex2var_epi64(lo, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), hi);
+  pairs[1].v = _mm512_permutex2var_epi64(lo, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), hi);
+}
+OB_INLINE Vb both_of(uint32_t pair) { return {_mm512_set1_epi32((int)pair)}; }
+#endif
+
 OB_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // Rows become columns.
@@ -132,4 +145,17 @@ OB_INLINE void transpose(Vf r[16]) {
     r[j].v = _mm512_shuffle_f32x4(a[j], a[8 + j], 0x88);
     r[8 + j].v = _mm512_shuffle_f32x4(a[j], a[8 + j], 0xdd);
   }
+}
+
+// The sum of each of sixteen: pairs of registers are added crosswise, until one is left.
+OB_INLINE Vf sums_of(const Vf r[16]) {
+  __m512 a[8], b[4], c[2];
+  for (int i = 0; i < 8; i++)
+    a[i] = _mm512_add_ps(_mm512_unpacklo_ps(r[i].v, r[i + 8].v), _mm512_unpackhi_ps(r[i].v, r[i + 8].v));
+  for (int i = 0; i < 4; i++)
+    b[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[i], a[i + 4]), _mm512_unpackhi_ps(a[i], a[i + 4]));
+  for (int i = 0; i < 2; i++)
+    c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[i], b[i + 2], 0x88), _mm512_shuffle_f32x4(b[i], b[i + 2], 0xdd));
+  __m512 d = _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15), d)};
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     pass
 
 Weight = Tensor | Blocks
-PACKED = {"auto": "bf16", "bf16": "bf16", "fp32": "f32", "int8": "q8_0"}
+PACKED = {"auto": "bf16", "bf16": "bf16", "fp32": "f32", "int8": "q8_0", "wide": "wide"}
 """How floats are packed under each precision."""
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 PLACES = ("pre", "post", "sandwich", "parallel", "parallel_one_norm")
@@ -38,6 +39,15 @@ def unsupported(spec: ModelSpec) -> str | None:
         if layer.cross is not None:
             return f"layer {index} has cross-attention"
     return None
+
+
+def against(spec: ModelSpec, device: torch.device) -> str | None:
+    """Why the native backend does not serve this spec on this device; None if it can."""
+    if device.type != "cpu":
+        return f"{device.type} is no CPU"
+    if kernels() is None:
+        return "the native kernels are not installed (they need a C++ compiler when openbook is)"
+    return unsupported(spec)
 
 
 def kernels() -> Any:
