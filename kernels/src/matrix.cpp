@@ -5,9 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <vector>
+
+#if defined(__linux__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
 
 #include "half.h"
 
@@ -138,6 +143,38 @@ constexpr Kind kKinds[] = {
     {"Q5_K", Form::q5_min, 176, 256, q5_k}, {"Q6_K", Form::q6, 210, 256, q6_k},
 };
 
+// Memory for matrices, zeros: parts of large slabs on large pages, or every few kilobytes of a small matrix would cost a
+// walk through the page tables, and stop the processor's reading ahead. A slab lives as long as any part of it.
+constexpr size_t kPage = (size_t)1 << 21, kSlab = 16 * kPage;
+
+std::shared_ptr<uint8_t> slab_of(size_t bytes) {
+  bytes = (bytes + kPage - 1) / kPage * kPage;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kPage, bytes)) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  std::memset(memory, 0, bytes);
+  return {(uint8_t*)memory, std::free};
+}
+
+std::shared_ptr<uint8_t> slice(size_t bytes) {
+  static std::mutex turn;
+  static std::weak_ptr<uint8_t> slab;  // the one that is being filled
+  static size_t used = 0;
+  bytes = (bytes + 127) / 64 * 64;
+  if (bytes > kSlab / 4) return slab_of(bytes);
+  std::lock_guard<std::mutex> mine(turn);
+  std::shared_ptr<uint8_t> current = slab.lock();
+  if (!current || used + bytes > kSlab) {
+    current = slab_of(kSlab);
+    slab = current;
+    used = 0;
+  }
+  used += bytes;
+  return {current, current.get() + used - bytes};
+}
+
 Matrix allocate(Form form, const std::string& kind, int64_t rows, int64_t columns) {
   if (rows < 1 || columns < 1 || rows > INT32_MAX - 16 || columns > INT32_MAX / 4)
     throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(columns) +
@@ -157,11 +194,7 @@ Matrix allocate(Form form, const std::string& kind, int64_t rows, int64_t column
   } else {
     m.panel_bytes = (size_t)m.blocks * 32 * 16 * (form == Form::bf16 ? 2 : 4);
   }
-  void* memory = nullptr;  // whole pages: large ones may serve it
-  size_t bytes = (m.nbytes() + 4095) / 4096 * 4096;
-  if (posix_memalign(&memory, 4096, bytes)) throw std::bad_alloc();
-  std::memset(memory, 0, bytes);
-  m.data = std::shared_ptr<uint8_t>((uint8_t*)memory, std::free);
+  m.data = slice(m.nbytes());
   return m;
 }
 

@@ -18,7 +18,7 @@ int64_t now() {
 }
 
 // A step's phases follow each other within microseconds: so long is it cheaper to look than to sleep.
-constexpr int64_t kLook = 30'000, kLookIdle = 50'000;
+constexpr int64_t kLook = 200'000, kLookIdle = 200'000;
 constexpr int kMostAlone = 512;
 
 // Looks until `value` is no longer `seen`, for `most` nanoseconds; then sleeps for it. Returns the time asleep.
