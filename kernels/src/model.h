@@ -96,6 +96,8 @@ class Engine {
   std::vector<Table> ropes, biases;
   Table added;
 
+  int vocabulary() const { return model_->vocabulary; }
+
   // `slots` and `groups` of a cache, or none of both for a forward that keeps nothing. Throws std::invalid_argument
   // for tokens or positions outside the tables.
   void forward(const Batch& batch, Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups);

@@ -66,6 +66,23 @@ struct Keys {
   }
 };
 
+// Positions of new tokens, one after the other from each row's next one where there is none yet (`next`, or from 0);
+// refuses a token that is not in the vocabulary, but where its position says that it is none. Returns the highest
+// position and one.
+int64_t ready(const Engine& engine, uintptr_t tokens, uintptr_t positions, bool given, uintptr_t next, int64_t rows,
+              int64_t columns) {
+  const int64_t *t = pointer<const int64_t>(tokens), *from = pointer<const int64_t>(next);
+  int64_t *p = pointer<int64_t>(positions), top = 0;
+  for (int64_t i = 0; i < rows * columns; i++) {
+    if (!given) p[i] = (from ? from[i / columns] : 0) + i % columns;
+    top = std::max(top, p[i] + 1);
+    if (p[i] >= 0 && (t[i] < 0 || t[i] >= engine.vocabulary()))
+      throw std::invalid_argument("token " + std::to_string(t[i]) + " is not in the vocabulary of " +
+                                  std::to_string(engine.vocabulary()));
+  }
+  return top;
+}
+
 std::vector<double> log_sums(const Kernels& k, Team& team, const float* scores, int64_t rows, int64_t count) {
   constexpr int64_t kPiece = 1 << 13;
   int pieces = (int)((count + kPiece - 1) / kPiece);
@@ -220,6 +237,7 @@ void bind_engine(nb::module_& m) {
       }, "group"_a, "positions"_a, "rows"_a, "columns"_a, "stride"_a, "next"_a, "blocks"_a = 0, "per_row"_a = 0, "block"_a = 0)
       .def("place", &Keys::place, "group"_a, "columns"_a, "start"_a, "rows"_a, "count"_a, "block"_a = 0);
   nb::class_<Engine>(m, "Engine")
+      .def("ready", &ready, "tokens"_a, "positions"_a, "given"_a, "next"_a, "rows"_a, "columns"_a)
       .def("commit", [](Engine& engine, const Keys& keys) { engine.commit(keys.slots, keys.groups); }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("__init__", [](Engine* self, std::shared_ptr<Model> model, std::shared_ptr<Team> team, const std::string& isa) {
         new (self) Engine(model, team, kernels_named(isa));

@@ -8,6 +8,9 @@ Shapes: S sources, V vocabulary, R rows. Scores are fp32, weights and normaliser
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +27,9 @@ def mix(scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Array]:
     A source's log-probability of a token is its score less its normaliser. Of each row at least one score is finite;
     −∞ is a token that cannot be. Rows need not stand side by side in memory.
     """
+    k = _kernels()
+    if k is not None and scores_SV.device.type == "cpu":
+        return _mix_natively(k, scores_SV, log_w_S)
     p_SV = scores_SV.softmax(dim=1)
     log_z_S = _normalisers(scores_SV, p_SV)
     log_mix_V = torch.mv(p_SV.T, torch.from_numpy(np.exp(log_w_S)).to(p_SV))
@@ -33,6 +39,26 @@ def mix(scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Array]:
         shift_S1 = torch.from_numpy(log_w_S - log_z_S)[:, None].to(scores_SV)
         log_mix_V[faint] = torch.logsumexp(scores_SV[:, faint] + shift_S1, dim=0)
     return log_mix_V, log_z_S
+
+
+def _mix_natively(k: Any, scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Array]:
+    """In two passes over the scores, by the threads that run native models."""
+    from openbook.lm.backends.native import team
+
+    scores_SV = scores_SV.float().contiguous()
+    S, V = scores_SV.shape
+    log_mix_V = torch.empty(V)
+    threads = team(torch.get_num_threads())
+    log_z = k.mix(threads, "", scores_SV.data_ptr(), S, V, log_w_S.tolist(), log_mix_V.data_ptr())
+    return log_mix_V, np.array(log_z)
+
+
+@cache
+def _kernels() -> Any:
+    """The native kernels, looked for once: None where they were not built."""
+    from openbook.lm.backends.native_build import kernels
+
+    return kernels()
 
 
 def normalisers(scores_RV: Tensor) -> Array:

@@ -135,18 +135,23 @@ class NativeRunner:
         hidden: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
         B, T = tokens_BT.shape
-        if positions_BT is None:
-            steps_T = torch.arange(T)
-            positions_BT = (cache.next_positions_B[:, None] + steps_T) if cache is not None else steps_T.expand(B, T)
         tokens_BT = tokens_BT.to(torch.long).contiguous()
-        positions_BT = positions_BT.to(torch.long).expand(B, T).contiguous()
+        given = positions_BT is not None
+        if positions_BT is None:
+            positions_BT = torch.empty(B, T, dtype=torch.long)
+        else:
+            positions_BT = positions_BT.to(torch.long).expand(B, T).contiguous()
         if cache is not None and cache.batch != B:
             raise ValueError(f"{B} rows of tokens for a cache of {cache.batch}")
-        self._refuse_foreign(tokens_BT, positions_BT)
         out = [0 if made is None else made.data_ptr() for made in (logits, *hidden)]
         at = tokens_BT.data_ptr(), positions_BT.data_ptr()
+        next_B = 0 if cache is None else cache.next_positions_B.data_ptr()
         with self._turn:  # tables and the memory of a forward are the engine's
-            self._tables.cover(self._engine, int(positions_BT.max()) + 1 if positions_BT.numel() else 0)
+            try:  # before the cache counts them
+                top = self._engine.ready(*at, given, next_B, B, T)
+            except ValueError as error:
+                raise Fault(str(error)) from error
+            self._tables.cover(self._engine, top)
             keys = None if cache is None else self._before(cache)
             if cache is not None:
                 cache.extend(positions_BT)
@@ -156,18 +161,6 @@ class NativeRunner:
                 raise Fault(str(error)) from error
             if cache is not None:
                 self._after(cache, keys, B, T)
-
-    def _refuse_foreign(self, tokens_BT: Tensor, positions_BT: Tensor) -> None:
-        """Refuse tokens that are not in the vocabulary while the cache does not count them yet; padding may be any."""
-        if not tokens_BT.numel():
-            return
-        low, high = tokens_BT.aminmax()
-        if int(low) >= 0 and int(high) < self.spec.vocabulary:
-            return
-        read = tokens_BT[positions_BT >= 0]
-        wrong = read[(read < 0) | (read >= self.spec.vocabulary)]
-        if len(wrong):
-            raise Fault(f"token {int(wrong[0])} is not in the vocabulary of {self.spec.vocabulary}")
 
     def _before(self, cache: Cache) -> Any:
         """The cache as the kernels see it, with what it holds now."""
@@ -205,8 +198,8 @@ class NativeRunner:
 
     def _after(self, cache: Cache, keys: Any, rows: int, count: int) -> None:
         """Put the new keys and values where the cache wants them."""
+        block = getattr(cache, "block", 0)
         for index, places in enumerate(cache.places(count)):
-            block = getattr(cache, "block", 0)
             if places.copies is not None and len(places.copies[0]):
                 self._copy(cache, index, places.copies)
             columns_BT = places.columns_BT
