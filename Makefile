@@ -38,8 +38,9 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 # The native kernels, where a C++ compiler is; without them torch serves.
-$(VENV)/.kernels: $(VENV)/.run $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.txt' -o -name '*.toml' -o -name '*.py*')
-	@if ! command -v "$${CXX:-c++}" >/dev/null 2>&1; then \
+$(VENV)/.kernels: $(VENV)/.run $(wildcard kernels/*.t* kernels/src/*.* kernels/src/simd/* kernels/openbook_kernels/*.py*)
+	@if ! test -d kernels; then :; \
+	elif ! command -v "$${CXX:-c++}" >/dev/null 2>&1; then \
 		echo "No C++ compiler here: openbook runs on torch, several times slower. To change that: install g++, then make." >&2; \
 	elif echo "building the native kernels (a minute or two, once)" >&2; \
 		! $(BIN)/pip install --quiet --disable-pip-version-check ./kernels 2>$(VENV)/kernels.log; then \

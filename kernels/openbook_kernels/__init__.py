@@ -16,6 +16,8 @@ from openbook_kernels._native import (
     mix,
 )
 
+__version__ = "0.1.0"  # raised when numbers come out different: caches of keys and values carry it
+
 __all__ = [
     "Engine",
     "Experts",

@@ -66,11 +66,13 @@ def load_model(
     else fp32; `int8` packs floats into 8 bits, natively only. `cache` says how keys and values are kept. Raises `Fault`
     for what cannot be read, `SpecError` for what cannot be built.
     """
-    from openbook.lm.device import device_named
+    from openbook.lm.device import device_named, dtype_named
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.lm.weights.pull import locate
 
     target = device_named(device)
+    if precision != "int8":
+        dtype_named(precision, target)  # refuses a name that is none, before anything is opened
     checkpoint = open_checkpoint(locate(name, fetch=fetch))
     checkpoint.opened_by("load_model")
     spec = cast("ModelSpec", checkpoint.spec)

@@ -148,7 +148,7 @@ def test_an_encoder_from_gguf_is_that_from_a_folder(tmp_path: Path) -> None:
         "tokenizer.ggml.seperator_token_id": 3,
     }
     file = write_gguf(oracle, "bert", tmp_path / "m.gguf", tokenizer=metadata, **{"attention.causal": False})
-    encoder = load_encoder(file, "cpu")
+    encoder = load_encoder(file, "cpu", backend="torch")
     texts = ["we0 wm1 wh0", "wz0", "unknown we0"]
     ids = [[2, 4, words.index("wm1"), words.index("wh0"), 3], [2, words.index("wz0"), 3], [2, 1, 4, 3]]
     tokens, positions = pad(ids)

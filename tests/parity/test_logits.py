@@ -105,5 +105,5 @@ def test_minilm_embeddings():
         hidden = oracle(**batch).last_hidden_state
     real = batch["attention_mask"][..., None]
     expected = torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
-    got = torch.from_numpy(load_encoder(device="cpu", fetch=False).embed(texts))
+    got = torch.from_numpy(load_encoder(device="cpu", fetch=False, backend="torch").embed(texts))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)

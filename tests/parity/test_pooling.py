@@ -52,7 +52,7 @@ SAID: dict[str, tuple[dict[str, Any] | None, bool]] = {
 def test_a_text_is_its_mean_or_its_first_token(case: str, tmp_path: Path) -> None:
     said, first = SAID[case]
     theirs, folder = folder_of(tmp_path, said)
-    got = load_encoder(folder, device="cpu").embed(TEXTS)
+    got = load_encoder(folder, device="cpu", backend="torch").embed(TEXTS)
     for text, vector in zip(TEXTS, got, strict=True):
         ids = [2, *(int(word[1:]) for word in text.split()), 3]
         hidden_TM = theirs(torch.tensor([ids])).last_hidden_state[0]
@@ -94,7 +94,7 @@ def test_pooling_of_gguf(number: Any, said: str, tmp_path: Path) -> None:
 
 def test_what_is_no_character_is_embedded_as_a_question_mark(tmp_path: Path) -> None:
     """A lone surrogate comes from a file name or an argument that is not UTF-8."""
-    encoder = load_encoder(folder_of(tmp_path, None)[1], device="cpu")
+    encoder = load_encoder(folder_of(tmp_path, None)[1], device="cpu", backend="torch")
     broken = "w5 \udcff w6"
     np.testing.assert_array_equal(encoder.embed([broken]), encoder.embed(["w5 ? w6"]))
     assert encoder.count_tokens([broken]) == [3] and encoder.token_spans(broken) == [(0, 2), (3, 4), (5, 7)]

@@ -102,8 +102,8 @@ def test_a_device_that_is_not_here_is_named(does: str, device: str, tmp_path: Pa
 
 def test_a_precision_that_is_none_is_named() -> None:
     for opener in (load_model, load_seq2seq):
-        with pytest.raises(Fault, match="no precision is called 'int8'; known are auto, bf16, fp32"):
-            opener("nowhere", precision="int8")  # type: ignore[arg-type]
+        with pytest.raises(Fault, match="no precision is called 'int3'; known are auto, bf16, fp32"):
+            opener("nowhere", precision="int3")  # type: ignore[arg-type]
 
 
 def test_a_device_is_no_file() -> None:

@@ -74,6 +74,7 @@ class NativeRunner:
         builder = Builder(spec, state, precision)
         self._tables = Tables(spec, builder)
         self.isa = isa or k.isas()[0]
+        self.arithmetic = f"native-{k.__version__}-{self.isa}"  # what the bits of a prefix depend on
         self._engine = k.Engine(builder.model(), team(threads or torch.get_num_threads()), self.isa)
         self._turn = Lock()
         self._keys: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], Any]] = weakref.WeakKeyDictionary()
