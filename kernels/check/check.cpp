@@ -271,7 +271,7 @@ void rows(const Kernels& k) {
     if (coin()) s[whole(0, count - 1)] = coin() ? -INFINITY : -1e4f;
     given.push_back(s);
   }
-  both(1e-6, [&](const Kernels& t, float* x) { t.mix(given.data(), bias, (int)std::min(n, given.size()), 0, count, x); });
+  both(1e-6, [&](const Kernels& t, float* x) { t.mix(given.data(), bias, bias, (int)std::min(n, given.size()), 0, count, x); });
   what = "read";
   Guarded<float> data = floats(4 * n, scale);
   float got = (float)k.read((uint8_t*)data.data(), 16 * n), wanted = (float)kPortable.read((uint8_t*)data.data(), 16 * n);

@@ -88,9 +88,10 @@ struct Kernels {
   void (*keep)(const float* x, int dim, Store store, uint8_t* data, uint16_t* scale, uint16_t* low);
   void (*attend)(const Attend& what);  // each key is read where it lies
   void (*attend_many)(const Attend& what);  // keys are laid out for many queries first
-  // Softmaxes of scores, mixed: log Σ_s exp(log_w_s + scores_s − log_z_s), for words first to last.
+  // Softmaxes of scores, mixed: log Σ_s exp(scores_s − peak_s + shift_s), for words first to last. The largest score
+  // of each source goes first, or a large one would leave no digits for the rest.
   void (*log_sum)(const float* scores, int64_t count, float* most, double* total);
-  void (*mix)(const float* const* scores, const float* shift, int sources, int64_t first, int64_t last, float* out);
+  void (*mix)(const float* const* scores, const float* peak, const float* shift, int sources, int64_t first, int64_t last, float* out);
   double (*read)(const uint8_t* data, size_t bytes);  // reads memory, for measuring
 };
 

@@ -941,15 +941,15 @@ void log_sum(const float* scores, int64_t count, float* most_of, double* total) 
   *total = all;
 }
 
-void mix(const float* const* scores, const float* shift, int sources, int64_t first, int64_t last, float* out) {
+void mix(const float* const* scores, const float* peak, const float* shift, int sources, int64_t first, int64_t last, float* out) {
   for (int64_t i = first; i < last; i += 16) {
     int n = (int)(last - i < 16 ? last - i : 16);
-    Vf top = load_some(scores[0] + i, n) + set(shift[0]);
-    for (int s = 1; s < sources; s++) top = larger(top, load_some(scores[s] + i, n) + set(shift[s]));
+    Vf top = load_some(scores[0] + i, n) - set(peak[0]) + set(shift[0]);
+    for (int s = 1; s < sources; s++) top = larger(top, load_some(scores[s] + i, n) - set(peak[s]) + set(shift[s]));
     if (sources > 1) {
       Vf total = zero();
       for (int s = 0; s < sources; s++) {
-        Vf v = load_some(scores[s] + i, n) + set(shift[s]) - top;
+        Vf v = load_some(scores[s] + i, n) - set(peak[s]) + set(shift[s]) - top;
         total = total + where_greater(v, set(-87.f), exp(v), where_greater(set(-87.f), v, zero(), v));
       }
       top = where_greater(top, set(-3e38f), top + log(total), top);

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 #include "machine.h"
 #include "model.h"
@@ -83,11 +84,14 @@ int64_t ready(const Engine& engine, uintptr_t tokens, uintptr_t positions, bool 
   return top;
 }
 
-std::vector<double> log_sums(const Kernels& k, Team& team, const float* scores, int64_t rows, int64_t count) {
+// The largest score of each row, and log Σ exp(score − largest).
+std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Team& team, const float* scores,
+                                                            int64_t rows, int64_t count) {
   constexpr int64_t kPiece = 1 << 13;
   int pieces = (int)((count + kPiece - 1) / kPiece);
   std::vector<float> top((size_t)(rows * pieces));
   std::vector<double> total((size_t)(rows * pieces)), all((size_t)rows);
+  std::vector<float> peaks((size_t)rows);
   team.run([&](int) {
     team.each((int)rows * pieces, [&](int i) {
       int64_t row = i / pieces, from = i % pieces * kPiece;
@@ -99,9 +103,10 @@ std::vector<double> log_sums(const Kernels& k, Team& team, const float* scores, 
     double sum = 0;
     for (int i = 0; i < pieces; i++) peak = std::max(peak, top[(size_t)(r * pieces + i)]);
     for (int i = 0; i < pieces; i++) sum += total[(size_t)(r * pieces + i)] * std::exp((double)top[(size_t)(r * pieces + i)] - peak);
-    all[(size_t)r] = peak + std::log(sum);
+    peaks[(size_t)r] = peak;
+    all[(size_t)r] = std::log(sum);
   }
-  return all;
+  return {peaks, all};
 }
 
 // The mixture's log-probabilities, and each source's log-normaliser.
@@ -110,17 +115,20 @@ std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, in
   const Kernels& k = kernels_named(isa);
   const float* s = pointer<const float>(scores);
   if ((int64_t)log_w.size() != rows || rows < 1) throw std::invalid_argument("a weight for each source, and one source at least");
-  std::vector<double> z = log_sums(k, team, s, rows, count);
+  std::vector<float> peaks;
+  std::vector<double> z;
+  std::tie(peaks, z) = log_sums(k, team, s, rows, count);
   std::vector<const float*> at;
   std::vector<float> shift;
   for (int64_t r = 0; r < rows; r++) {
     at.push_back(s + r * count);
     shift.push_back((float)(log_w[(size_t)r] - z[(size_t)r]));
+    z[(size_t)r] += peaks[(size_t)r];
   }
   constexpr int64_t kPiece = 1 << 12;
   team.run([&](int) {
     team.each((int)((count + kPiece - 1) / kPiece), [&](int i) {
-      k.mix(at.data(), shift.data(), (int)rows, i * kPiece, std::min(count, (i + 1) * kPiece), pointer<float>(out));
+      k.mix(at.data(), peaks.data(), shift.data(), (int)rows, i * kPiece, std::min(count, (i + 1) * kPiece), pointer<float>(out));
     });
   });
   return z;
