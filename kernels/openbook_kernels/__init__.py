@@ -14,6 +14,7 @@ from openbook_kernels._native import (
     bandwidth,
     isas,
     mix,
+    normalisers,
 )
 
 __version__ = "0.1.0"  # raised when numbers come out different: caches of keys and values carry it
@@ -32,4 +33,5 @@ __all__ = [
     "bandwidth",
     "isas",
     "mix",
+    "normalisers",
 ]

@@ -198,6 +198,13 @@ Matrix allocate(Form form, const std::string& kind, int64_t rows, int64_t column
   return m;
 }
 
+// int8 activations would hide what is not a number: it is refused while weights are packed.
+uint16_t finite_half(float f) {
+  uint16_t half = to_half(f);
+  if ((half & 0x7c00) == 0x7c00) throw std::invalid_argument("weights that are not finite");
+  return half;
+}
+
 // Where a row's levels, scales and minima of one block of 32 inputs stand, and how they are put there.
 struct Place {
   FormTraits t;
@@ -214,8 +221,8 @@ struct Place {
 
   void put(const uint8_t* level, const float* scale, const float* low) {
     for (int part = 0; part < t.parts; part++) {
-      scales[part * 16 + lane] = to_half(scale[part]);
-      if (t.minima) scales[(t.parts + part) * 16 + lane] = to_half(low[part]);
+      scales[part * 16 + lane] = finite_half(scale[part]);
+      if (t.minima) scales[(t.parts + part) * 16 + lane] = finite_half(low[part]);
     }
     for (int i = 0; i < 32; i++) {
       int word = i / 4, at = lane * 4 + i % 4;
@@ -290,6 +297,8 @@ Matrix pack_floats(const std::string& kind, const float* values, int64_t rows, i
   Matrix m = allocate(form, kind, rows, columns);
   for (int64_t r = 0; r < rows; r++) {
     const float* row = values + r * columns;
+    for (int64_t c = 0; c < columns; c++)
+      if (!std::isfinite(row[c])) throw std::invalid_argument("weights that are not finite");
     uint8_t* panel = m.data.get() + (size_t)(r / 16) * m.panel_bytes;
     if (form == Form::f32 || form == Form::bf16) {
       for (int64_t c = 0; c < columns; c++)

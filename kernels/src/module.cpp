@@ -134,6 +134,13 @@ std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, in
   return z;
 }
 
+// log Σ exp of each row of scores.
+std::vector<double> normalisers(Team& team, const std::string& isa, uintptr_t scores, int64_t rows, int64_t count) {
+  auto [peaks, sums] = log_sums(kernels_named(isa), team, pointer<const float>(scores), rows, count);
+  for (size_t r = 0; r < sums.size(); r++) sums[r] += peaks[r];
+  return sums;
+}
+
 // Bytes a second that the team reads from memory, the best of `runs` passes over `bytes`.
 double bandwidth(Team& team, const std::string& isa, size_t bytes, int runs) {
   const Kernels& k = kernels_named(isa);
@@ -283,5 +290,6 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("mix", &mix, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, "log_w"_a, "out"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("normalisers", &normalisers, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("bandwidth", &bandwidth, "team"_a, "isa"_a = "", "bytes"_a = (size_t)1 << 28, "runs"_a = 5, nb::call_guard<nb::gil_scoped_release>());
 }

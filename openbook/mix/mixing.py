@@ -63,7 +63,13 @@ def _kernels() -> Any:
 
 def normalisers(scores_RV: Tensor) -> Array:
     """`log Σ_v exp(scores_rv)` of each row, float64 `[R]`."""
-    return _normalisers(scores_RV, scores_RV.softmax(dim=1))
+    k = _kernels()
+    if k is None or scores_RV.device.type != "cpu":
+        return _normalisers(scores_RV, scores_RV.softmax(dim=1))
+    from openbook.lm.backends.native import team
+
+    scores_RV = scores_RV.float().contiguous()
+    return np.array(k.normalisers(team(torch.get_num_threads()), "", scores_RV.data_ptr(), *scores_RV.shape))
 
 
 def _normalisers(scores_RV: Tensor, p_RV: Tensor) -> Array:

@@ -95,8 +95,8 @@ def test_what_was_taken_back_was_never_read_swept(layout: str, codec: str, data:
         Retracting(data, model, data.draw(kinds(layout, codec))).run(steps=12)
 
 
-def small(window: int | None = None) -> ModelSpec:
-    layer = LayerSpec(AttentionSpec(2, 1, 4, rope=RopeSpec(), window=window), FeedForwardSpec(8))
+def small(window: int | None = None, pinned: int = 0) -> ModelSpec:
+    layer = LayerSpec(AttentionSpec(2, 1, 4, rope=RopeSpec(), window=window, pinned=pinned), FeedForwardSpec(8))
     return ModelSpec(VOCABULARY, 8, (layer,) * 2, 64)
 
 
@@ -141,6 +141,29 @@ def test_what_a_window_has_let_go_is_not_brought_back(layout: str, length: int, 
     else:
         cache.retract(count)
         assert same(cache.prefix(0), kept)
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(1, 9), st.integers(1, 5), st.integers(2, 5))
+@settings(deadline=None, max_examples=60)
+def test_pinned_positions_do_not_hide_what_a_window_let_go(
+    pinned: int, length: int, count: int, block: int, window: int
+) -> None:
+    """A block that stays for its pinned positions has others too: the oldest needed may be there and the next not."""
+    spec = small(window, pinned=pinned)
+    runner = TorchRunner(Decoder(spec), CacheSpec("paged", block=block))
+    cache = runner.cache([None], room=40)
+    runner.forward(torch.zeros(1, length, dtype=torch.long), cache)
+    told = cache.evicts(count)
+    runner.forward(torch.zeros(1, count, dtype=torch.long), cache)
+    back = 0
+    for less in range(1, count + 1):
+        try:
+            cache.retract(1)
+        except ValueError:
+            break
+        back = less
+        assert cache.prefix(0).length == length + count - less
+    assert back == count or told
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

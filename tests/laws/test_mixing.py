@@ -101,3 +101,10 @@ def test_a_row_without_any_finite_score_is_not_hidden() -> None:
     log_mix_V, _ = mix(torch.full((1, 4), float("nan")), np.zeros(1))
     assert bool(log_mix_V.isnan().all())
     assert normalisers(torch.tensor([[1.0, 2.0], [0.0, 0.0]])) == pytest.approx([2.3132617, 0.6931472])
+
+
+@given(st.integers(1, 5), st.integers(1, 3000), st.sampled_from([1.0, 30.0, 3000.0]), st.integers(0, 2**16))
+def test_normalisers_are_logs_of_sums_of_exponentials(rows: int, words: int, scale: float, seed: int) -> None:
+    scores_RV = scale * torch.randn(rows, words, generator=torch.Generator().manual_seed(seed))
+    exact_R = torch.logsumexp(scores_RV.double(), dim=1).numpy()
+    np.testing.assert_allclose(normalisers(scores_RV), exact_R, rtol=2e-6, atol=2e-5)

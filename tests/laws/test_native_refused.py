@@ -198,3 +198,15 @@ def test_torch_is_served_where_it_is_asked_for(saved: Save) -> None:
         load_model(folder, device="cpu", backend="torch", precision="int8")
     with pytest.raises(Fault, match="no backend is called 'mlx'; known are auto, native, torch"):
         load_model(folder, device="cpu", backend="mlx")  # type: ignore[arg-type]
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["auto", "int8", "fp32", "bf16"])
+@pytest.mark.parametrize("name", ["layers.1.feed_forward.up.weight", "layers.0.attention_norm.weight"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(name: str, number: float, precision: str) -> None:
+    spec = spec_of()
+    state = {key: value.clone() for key, value in weighted(spec, 0, dtype=torch.float32).state_dict().items()}
+    state[name].view(-1)[3] = number
+    with pytest.raises(Fault, match=f"{name}.* not finite"):
+        NativeRunner(spec, state.items(), precision=precision)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openbook.errors import Fault
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec
 from openbook.lm.weights.blocks import Blocks
 
@@ -93,7 +94,10 @@ class Builder:
     def _vector(self, name: str, offset: float = 0.0) -> Any:
         if name not in self._state:
             return None
-        return np.ascontiguousarray((self.tensor(name) + offset).numpy())
+        numbers = np.ascontiguousarray((self.tensor(name) + offset).numpy())
+        if not np.isfinite(numbers).all():
+            raise _damaged(name, "numbers that are not finite")
+        return numbers
 
     def _norm(self, at: str, norm: NormSpec | None) -> Any:
         if norm is None:
@@ -102,7 +106,10 @@ class Builder:
         return self._k.Norm(weight, self._vector(f"{at}.bias"), norm.epsilon, norm.kind == "layer")
 
     def _matrix(self, name: str, kind: str | None = None) -> Any:
-        return self._pack(self._state.pop(name), kind)
+        try:
+            return self._pack(self._state.pop(name), kind)
+        except ValueError as error:
+            raise _damaged(name, error) from error
 
     def _pack(self, weight: Weight, kind: str | None = None) -> Any:
         packed = kind is None and self.precision in ("auto", "int8")
@@ -175,6 +182,10 @@ class Builder:
     def _expert(self, spec: FeedForwardSpec, weights: Mapping[str, Weight]) -> Any:
         parts = {name: self._k.Linear(self._pack(weight)) for name, weight in weights.items()}
         return self._k.FeedForward(parts["up"], parts["down"], parts.get("gate"), ACTIVATIONS.index(spec.activation))
+
+
+def _damaged(name: str, what: object) -> Fault:
+    return Fault(f"{name} has {what}; the model's file is damaged: fetch or convert it again")
 
 
 BLOCK_KINDS = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"})

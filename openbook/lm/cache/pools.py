@@ -153,15 +153,16 @@ class Pool:
         window, pinned = self.retention
         if window is None:
             return False
-        least = max(length, pinned + 1)  # of the lengths that it may go back to, the first with more than the pinned
-        oldest = max(pinned, least - window)
+        stay = -(-pinned // self.size) * self.size  # what stands in a block with a pinned position stays with it
+        least = max(length, stay + 1)  # of the lengths that it may go back to, the first with more than those
+        oldest = max(stay, least - window)
         return least < length + count and not self.needs(oldest // self.size, length + count)
 
     def holds(self, row: int, length: int) -> bool:
         """Whether a row holds all that it needs when it is so long, which is no longer than it is."""
         window, pinned = self.retention
         oldest = length if window is None else max(pinned, length - window)
-        return oldest >= length or self.find(row, [oldest]) is not None
+        return self.find(row, range(oldest, length)) is not None
 
     def cut(self, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Forget all rows' positions from these lengths on; the last block of a row that is not its alone is left to
