@@ -38,7 +38,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 # The native kernels, where a C++ compiler is; without them torch serves.
-$(VENV)/.kernels: $(VENV)/.run $(wildcard kernels/*.t* kernels/src/*.* kernels/src/simd/* kernels/openbook_kernels/*.py*)
+$(VENV)/.kernels: $(VENV)/.run $(wildcard kernels/*.t* kernels/src/*.* kernels/src/simd/* kernels/src/kernels/* kernels/openbook_kernels/*.py*)
 	@if ! test -d kernels; then :; \
 	elif ! command -v "$${CXX:-c++}" >/dev/null 2>&1; then \
 		echo "No C++ compiler here: openbook runs on torch, several times slower. To change that: install g++, then make." >&2; \

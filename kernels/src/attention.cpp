@@ -15,51 +15,65 @@ void Step::attention(const Layer& l, int member, float* out, bool add) {
     panels[i + 1] = panels[i] + (parts[i] ? parts[i]->matrix.panels : 0);
     if (i) columns[i] = columns[i - 1] + (parts[i - 1] ? parts[i - 1]->matrix.rows : 0);
   }
-  each_panels(panels[3], [&](int first, int last) {
+  auto project = [&](int first, int last) {
     for (int i = 0; i < 3; i++) {
       int from = std::max(first, panels[i]) - panels[i], to = std::min(last, panels[i + 1]) - panels[i];
       if (parts[i] && from < to)
         k.multiply(parts[i]->panels(), from, to, a, 0, n, {w.y.data() + columns[i], stride_, parts[i]->bias_data(), false});
     }
-  });
-  rotate_and_keep(l, member);
+  };
+  int heads = l.heads + (l.key ? 2 * l.kv_heads : 0), each = l.dim / 16;
+  if (n < kMany && l.dim % 16 == 0 && !l.norm_projection) {
+    // Whoever has made a head turns it: one phase less to wait for.
+    int share = (heads + team.active() - 1) / team.active();
+    team.each((heads + share - 1) / share, [&](int i) {
+      int first = i * share, last = std::min(heads, first + share);
+      project(first * each, last * each);
+      for (int t = 0; t < n; t++) finish_heads(l, t, first, last);
+    });
+  } else {
+    each_panels(panels[3], project);
+    each_row(n, [&](int t) {
+      float* y = w.y.data() + (size_t)t * stride_;
+      if (l.norm_projection && l.query_norm) norm_row(*l.query_norm, y, y, l.heads * l.dim);
+      if (l.norm_projection && l.key && l.key_norm)
+        norm_row(*l.key_norm, y + l.heads * l.dim, y + l.heads * l.dim, l.kv_heads * l.dim);
+      finish_heads(l, t, 0, heads);
+    });
+  }
   attend(l, member);
   Activations mixed = prepare(w.attended.data(), n, l.heads * l.dim, nullptr, l.out.taken(), member);
   multiply(l.out, mixed, n, out, padded(model.width), add);
 }
 
-void Step::rotate_and_keep(const Layer& l, int) {
+// Heads `first` to `last` of a token's queries, keys and values, as they came out of their products: normed, turned, and
+// put where attention looks for them.
+void Step::finish_heads(const Layer& l, int token, int first, int last) {
   int dim = l.dim, wide = padded(dim);
-  auto turn = [&](float* x, int heads, const Norm* norm, int token) {
-    if (norm && l.norm_projection) norm_row(*norm, x, x, heads * dim), norm = nullptr;
-    for (int h = 0; h < heads; h++) {
-      float* head = x + h * dim;
-      if (norm && !l.norm_after_rope) norm_row(*norm, head, head, dim);
-      if (l.rope >= 0) {
-        const Table& table = tables.ropes[(size_t)l.rope];
-        k.rotate(head, table.data + (size_t)w.position[(size_t)token] * table.width, table.width / 2);
-      }
-      if (norm && l.norm_after_rope) norm_row(*norm, head, head, dim);
+  auto turn = [&](float* x, const std::optional<Norm>& norm) {
+    bool by_head = norm && !l.norm_projection;
+    if (by_head && !l.norm_after_rope) norm_row(*norm, x, x, dim);
+    if (l.rope >= 0) {
+      const Table& table = tables.ropes[(size_t)l.rope];
+      k.rotate(x, table.data + (size_t)w.position[(size_t)token] * table.width, table.width / 2);
     }
+    if (by_head && l.norm_after_rope) norm_row(*norm, x, x, dim);
   };
-  const Norm *query_norm = l.query_norm ? &*l.query_norm : nullptr, *key_norm = l.key_norm ? &*l.key_norm : nullptr;
-  each_row(n, [&](int t) {
-    float* y = w.y.data() + (size_t)t * stride_;
-    turn(y, l.heads, query_norm, t);
-    float* q = w.q.data() + (size_t)t * l.heads * wide;
-    for (int h = 0; h < l.heads; h++) {
-      std::memcpy(q + h * wide, y + h * dim, sizeof(float) * (size_t)dim);
-      std::memset(q + h * wide + dim, 0, sizeof(float) * (size_t)(wide - dim));
+  for (int h = first; h < last; h++) {
+    float* x = w.y.data() + (size_t)token * stride_ + h * dim;
+    if (h < l.heads) {
+      turn(x, l.query_norm);
+      float* q = w.q.data() + ((size_t)token * l.heads + h) * wide;
+      std::memcpy(q, x, sizeof(float) * (size_t)dim);
+      std::memset(q + dim, 0, sizeof(float) * (size_t)(wide - dim));
+      continue;
     }
-    if (!l.key) return;
-    float *key = y + l.heads * dim, *value = key + l.kv_heads * dim;
-    turn(key, l.kv_heads, key_norm, t);
     Fresh& fresh = w.fresh[(size_t)l.slot];
-    for (int h = 0; h < l.kv_heads; h++)
-      for (int side = 0; side < 2; side++)
-        k.keep((side ? value : key) + h * dim, dim, store, fresh.at(0, side, h, t), (uint16_t*)fresh.at(1, side, h, t),
-               (uint16_t*)fresh.at(2, side, h, t));
-  });
+    int side = h - l.heads >= l.kv_heads, head = (h - l.heads) % l.kv_heads;
+    if (!side) turn(x, l.key_norm);
+    k.keep(x, dim, store, fresh.at(0, side, head, token), (uint16_t*)fresh.at(1, side, head, token),
+           (uint16_t*)fresh.at(2, side, head, token));
+  }
 }
 
 // What a row's queries may find, in the order of positions: what its cache holds, then the tokens of this forward.
@@ -93,12 +107,13 @@ void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
 
 void Step::attend(const Layer& l, int member) {
   int groups_ = l.heads / l.kv_heads, rows = (int)w.start.size() - 1, pieces = 1;
-  // Fewer tasks than members would like: each row's queries are parted. It changes no number.
+  // Fewer tasks than members would like: each row's queries are parted. It changes no number. Of a few queries all are
+  // better taken together, as each reads the same keys.
   int longest = 0;
   for (int r = 0; r < rows; r++) longest = std::max(longest, w.start[(size_t)r + 1] - w.start[(size_t)r]);
-  if (team.active() > 1 && rows * l.kv_heads < 4 * team.active())
-    pieces = std::min(longest >= kMany ? 4 : longest * groups_, (4 * team.active() + rows * l.kv_heads - 1) / (rows * l.kv_heads));
-  pieces = std::max(pieces, 1);
+  int heads = rows * l.kv_heads, tasks = (longest >= kMany ? 4 : 2) * team.active();
+  if (team.active() > 1 && heads < tasks)
+    pieces = std::min(longest >= kMany ? 4 : longest * groups_, (tasks + heads - 1) / heads);
   team.each(rows * l.kv_heads * pieces, [&](int task) {
     int piece = pieces - 1 - task % pieces, head = task / pieces % l.kv_heads, row = task / pieces / l.kv_heads;
     int count = (w.start[(size_t)row + 1] - w.start[(size_t)row]) * groups_;

@@ -17,7 +17,8 @@ struct Panels {
 };
 
 // Rows of numbers as a matrix takes them: bytes with a scale for 32 or kWide of them, bf16, or floats.
-enum Taken { kBytes = 1, kBf16 = 2, kFloats = 4, kWideBytes = 8 };
+// Halves: sums of sixteen too, for matrices with two scales a block.
+enum Taken { kBytes = 1, kBf16 = 2, kFloats = 4, kWideBytes = 8, kHalves = 16 };
 
 struct Activations {
   int padded;        // numbers a row, a multiple of 64

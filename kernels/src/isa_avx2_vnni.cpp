@@ -1,5 +1,5 @@
 #include "simd/avx2.h"
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 extern const Kernels kAvx2Vnni = table("avx2-vnni");

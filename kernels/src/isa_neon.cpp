@@ -1,5 +1,5 @@
 #include "simd/neon.h"
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 extern const Kernels kNeon = table("neon");

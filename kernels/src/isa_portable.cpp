@@ -1,6 +1,6 @@
 #include "simd/portable.h"
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 extern const Kernels kPortable = table("portable");
 

@@ -10,7 +10,8 @@ Panels Linear::panels() const {
 }
 
 int Linear::taken() const {
-  return quantised(matrix.form) ? kBytes : matrix.form == Form::wide ? kWideBytes : matrix.form == Form::bf16 ? kBf16 : kFloats;
+  if (quantised(matrix.form)) return traits(matrix.form).parts == 2 ? kBytes | kHalves : kBytes;
+  return matrix.form == Form::wide ? kWideBytes : matrix.form == Form::bf16 ? kBf16 : kFloats;
 }
 
 namespace {
@@ -36,7 +37,8 @@ void Engine::forward(const Batch& batch, Store store, const std::vector<Slot>& s
 
 void Engine::commit(const std::vector<Slot>& slots, const std::vector<Group>& groups) {
   const Work& w = *work_;
-  auto one = [&](size_t s) {
+  // `each(where it goes, where it is, bytes)` for all that a slot was given.
+  auto all = [&](size_t s, auto&& each) {
     const Slot& slot = slots[s];
     const Group& group = groups[(size_t)slot.group];
     const Fresh& fresh = w.fresh[s];
@@ -46,11 +48,15 @@ void Engine::commit(const std::vector<Slot>& slots, const std::vector<Group>& gr
           int64_t column = group.column[(size_t)w.grid[t]];
           if (column < 0) continue;
           for (int part = 0; part < 3 && fresh.width[part]; part++)
-            std::memcpy(slot.at(part, side, group.x[(size_t)w.grid[t]], head, column), fresh.at(part, side, head, (int)t),
-                        fresh.width[part]);
+            each(slot.at(part, side, group.x[(size_t)w.grid[t]], head, column), fresh.at(part, side, head, (int)t), fresh.width[part]);
         }
   };
-  if (w.grid.size() < 16) {  // a step: not worth waking anybody
+  auto one = [&](size_t s) { all(s, [](uint8_t* to, const uint8_t* from, size_t bytes) { std::memcpy(to, from, bytes); }); };
+  if (w.grid.size() < 4) {  // not worth waking anybody; but its lines lie far apart, so all are sent for first
+    for (size_t s = 0; s < slots.size(); s++)
+      all(s, [](uint8_t* to, const uint8_t*, size_t bytes) {
+        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(to + i, 1);
+      });
     for (size_t s = 0; s < slots.size(); s++) one(s);
     return;
   }

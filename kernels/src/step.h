@@ -6,7 +6,7 @@
 #include "memory.h"
 #include "model.h"
 
-constexpr int kFew = 4;    // rows that every member prepares for itself, rather than wait for each other
+constexpr int kFew = 8;    // rows that every member prepares for itself, rather than wait for each other
 constexpr int kPieces = 1;  // of a matrix, for each member
 constexpr int kMany = 12;  // new tokens of a row from which on its keys are laid out for them
 
@@ -69,7 +69,7 @@ class Step {
   void embed();
   void layer(const Layer& layer, int member, bool last);
   void attention(const Layer& layer, int member, float* out, bool add);
-  void rotate_and_keep(const Layer& layer, int member);
+  void finish_heads(const Layer& layer, int token, int first, int last);
   void attend(const Layer& layer, int member);
   void attend_row(const Layer& layer, int member, int row, int head, int first, int last);
   void runs_of(const Layer& layer, Own& own, int row, int head, bool& gaps);

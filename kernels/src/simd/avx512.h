@@ -1,5 +1,5 @@
 // Sixteen numbers in one register: AVX-512 with VNNI, and with BF16 where the compiler was told so.
-// The functions here are what `kernels.h` is written in; every file beside this one gives the same ones.
+// The functions here are what kernels/ is written in; every file beside this one gives the same ones.
 #pragma once
 #include <immintrin.h>
 
@@ -147,15 +147,18 @@ OB_INLINE void transpose(Vf r[16]) {
   }
 }
 
-// The sum of each of sixteen: pairs of registers are added crosswise, until one is left.
-OB_INLINE Vf sums_of(const Vf r[16]) {
-  __m512 a[8], b[4], c[2];
+// Each of sixteen registers brought down to one number by `op`, which may take them in any order: pairs of registers are
+// taken together crosswise, until one is left.
+template <class Op> OB_INLINE Vf crosswise(const Vf r[16], Op op) {
+  Vf a[8], b[4], c[2];
   for (int i = 0; i < 8; i++)
-    a[i] = _mm512_add_ps(_mm512_unpacklo_ps(r[i].v, r[i + 8].v), _mm512_unpackhi_ps(r[i].v, r[i + 8].v));
+    a[i] = op(Vf{_mm512_unpacklo_ps(r[i].v, r[i + 8].v)}, Vf{_mm512_unpackhi_ps(r[i].v, r[i + 8].v)});
   for (int i = 0; i < 4; i++)
-    b[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[i], a[i + 4]), _mm512_unpackhi_ps(a[i], a[i + 4]));
-  for (int i = 0; i < 2; i++)
-    c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[i], b[i + 2], 0x88), _mm512_shuffle_f32x4(b[i], b[i + 2], 0xdd));
-  __m512 d = _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
-  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15), d)};
+    b[i] = op(Vf{_mm512_unpacklo_ps(a[i].v, a[i + 4].v)}, Vf{_mm512_unpackhi_ps(a[i].v, a[i + 4].v)});
+  auto quarters = [&](Vf x, Vf y) {
+    return op(Vf{_mm512_shuffle_f32x4(x.v, y.v, 0x88)}, Vf{_mm512_shuffle_f32x4(x.v, y.v, 0xdd)});
+  };
+  for (int i = 0; i < 2; i++) c[i] = quarters(b[i], b[i + 2]);
+  __m512i order = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
+  return {_mm512_permutexvar_ps(order, quarters(c[0], c[1]).v)};
 }

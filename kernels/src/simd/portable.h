@@ -135,9 +135,10 @@ OB_INLINE void transpose(Vf r[16]) {
     }
 }
 
-OB_INLINE Vf sums_of(Vf r[16]) {
+// Each of sixteen registers brought down to one number by `op`, which may take them in any order.
+template <class Op> OB_INLINE Vf crosswise(Vf r[16], Op op) {
   transpose(r);
   for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; i++) r[i] = r[i] + r[i + half];
+    for (int i = 0; i < half; i++) r[i] = op(r[i], r[i + half]);
   return r[0];
 }

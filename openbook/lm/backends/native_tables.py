@@ -44,14 +44,16 @@ class Tables:
         module.load_state_dict({name: builder.tensor(f"biases.{index}.{name}") for name in names})
         return module
 
-    @torch.inference_mode()
     def cover(self, engine: Any, length: int) -> None:
         """Have tables for texts of `length` positions."""
+        if length > self._covered or (self._asks_length and length != self._covered):
+            self._make(engine, length)
+
+    @torch.inference_mode()
+    def _make(self, engine: Any, length: int) -> None:
         limit = self._spec.max_positions
         if self._learned is not None and length > limit:
             raise Fault(f"the text is longer than the {limit} positions of this model; shorten it")
-        if length <= self._covered and not (self._asks_length and length != self._covered):
-            return
         rows = length if self._asks_length else max(LEAST, 1 << (length - 1).bit_length())
         kept: list[Tensor] = []
         positions_1T = torch.arange(rows)[None]
@@ -71,7 +73,7 @@ class Tables:
             bias_HR = module(distances_11R)[0, :, 0].float().contiguous()
             engine.bias(index, bias_HR.data_ptr(), bias_HR.shape[1], rows)
             kept.append(bias_HR)
-        self._kept, self._covered = kept, rows
+        self._kept, self._covered = kept, rows if self._learned is None else min(rows, limit)
 
     def _added(self, positions_1T: Tensor) -> Tensor | None:
         """What is added to the embedding at each position."""
