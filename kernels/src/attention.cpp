@@ -107,13 +107,12 @@ void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
 
 void Step::attend(const Layer& l, int member) {
   int groups_ = l.heads / l.kv_heads, rows = (int)w.start.size() - 1, pieces = 1;
-  // Fewer tasks than members would like: each row's queries are parted. It changes no number. Of a few queries all are
-  // better taken together, as each reads the same keys.
+  // Fewer tasks than members would like: each row's queries are parted. It changes no number. But a few queries are taken
+  // together wherever that leaves no member without any: each piece reads the same keys again.
   int longest = 0;
   for (int r = 0; r < rows; r++) longest = std::max(longest, w.start[(size_t)r + 1] - w.start[(size_t)r]);
-  int heads = rows * l.kv_heads, tasks = (longest >= kMany ? 4 : 2) * team.active();
-  if (team.active() > 1 && heads < tasks)
-    pieces = std::min(longest >= kMany ? 4 : longest * groups_, (tasks + heads - 1) / heads);
+  int heads = rows * l.kv_heads, tasks = longest >= kMany ? 4 * team.active() : team.active();
+  if (team.active() > 1 && heads < tasks) pieces = std::min(longest >= kMany ? 4 : longest * groups_, (tasks + heads - 1) / heads);
   team.each(rows * l.kv_heads * pieces, [&](int task) {
     int piece = pieces - 1 - task % pieces, head = task / pieces % l.kv_heads, row = task / pieces / l.kv_heads;
     int count = (w.start[(size_t)row + 1] - w.start[(size_t)row]) * groups_;
