@@ -86,7 +86,7 @@ int64_t ready(const Engine& engine, uintptr_t tokens, uintptr_t positions, bool 
 
 // The largest score of each row, and log Σ exp(score − largest).
 std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Team& team, const float* scores,
-                                                            int64_t rows, int64_t count) {
+                                                            int64_t rows, int64_t count, int64_t stride) {
   constexpr int64_t kPiece = 1 << 13;
   int pieces = (int)((count + kPiece - 1) / kPiece);
   std::vector<float> top((size_t)(rows * pieces));
@@ -95,7 +95,7 @@ std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Te
   team.run([&](int) {
     team.each((int)rows * pieces, [&](int i) {
       int64_t row = i / pieces, from = i % pieces * kPiece;
-      k.log_sum(scores + row * count + from, std::min(kPiece, count - from), &top[(size_t)i], &total[(size_t)i]);
+      k.log_sum(scores + row * stride + from, std::min(kPiece, count - from), &top[(size_t)i], &total[(size_t)i]);
     });
   });
   for (int64_t r = 0; r < rows; r++) {  // pieces in order, so that the sum does not depend on who did which
@@ -110,18 +110,18 @@ std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Te
 }
 
 // The mixture's log-probabilities, and each source's log-normaliser.
-std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, int64_t rows, int64_t count,
+std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, int64_t rows, int64_t count, int64_t stride,
                         const std::vector<double>& log_w, uintptr_t out) {
   const Kernels& k = kernels_named(isa);
   const float* s = pointer<const float>(scores);
   if ((int64_t)log_w.size() != rows || rows < 1) throw std::invalid_argument("a weight for each source, and one source at least");
   std::vector<float> peaks;
   std::vector<double> z;
-  std::tie(peaks, z) = log_sums(k, team, s, rows, count);
+  std::tie(peaks, z) = log_sums(k, team, s, rows, count, stride);
   std::vector<const float*> at;
   std::vector<float> shift;
   for (int64_t r = 0; r < rows; r++) {
-    at.push_back(s + r * count);
+    at.push_back(s + r * stride);
     shift.push_back((float)(log_w[(size_t)r] - z[(size_t)r]));
     z[(size_t)r] += peaks[(size_t)r];
   }
@@ -135,8 +135,9 @@ std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, in
 }
 
 // log Σ exp of each row of scores.
-std::vector<double> normalisers(Team& team, const std::string& isa, uintptr_t scores, int64_t rows, int64_t count) {
-  auto [peaks, sums] = log_sums(kernels_named(isa), team, pointer<const float>(scores), rows, count);
+std::vector<double> normalisers(Team& team, const std::string& isa, uintptr_t scores, int64_t rows, int64_t count,
+                                int64_t stride) {
+  auto [peaks, sums] = log_sums(kernels_named(isa), team, pointer<const float>(scores), rows, count, stride);
   for (size_t r = 0; r < sums.size(); r++) sums[r] += peaks[r];
   return sums;
 }
@@ -289,7 +290,7 @@ NB_MODULE(_native, m) {
     for (const Kernels* k : kernels_here()) names.push_back(k->name);
     return names;
   });
-  m.def("mix", &mix, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, "log_w"_a, "out"_a, nb::call_guard<nb::gil_scoped_release>());
-  m.def("normalisers", &normalisers, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("mix", &mix, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, "stride"_a, "log_w"_a, "out"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("normalisers", &normalisers, "team"_a, "isa"_a, "scores"_a, "rows"_a, "count"_a, "stride"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("bandwidth", &bandwidth, "team"_a, "isa"_a = "", "bytes"_a = (size_t)1 << 28, "runs"_a = 5, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -20,6 +20,8 @@ int64_t now() {
 // A step's phases follow each other within microseconds: so long is it cheaper to look than to sleep.
 constexpr int64_t kLook = 200'000, kLookIdle = 200'000;
 constexpr int kMostAlone = 512;
+// Of a run as short as a waking takes nothing can be learned.
+constexpr int64_t kJudged = 1'000'000;
 
 // Looks until `value` is no longer `seen`, for `most` nanoseconds; then sleeps for it. Returns the time asleep.
 int64_t until_changed(std::atomic<uint32_t>& value, uint32_t seen, int64_t most) {
@@ -78,6 +80,10 @@ void Team::serve(int member) {
 
 void Team::choose() {
   // More than a third of the last run was waiting: its members do not all have a core of their own.
+  if (active_ > 1 && took_ < kJudged) {
+    stalled_ = 0;
+    return;
+  }
   if (active_ > 1) {
     if (stalled_ * 3 > took_) penalty_ = penalty_ ? (penalty_ < kMostAlone ? 2 * penalty_ : kMostAlone) : 8;
     else penalty_ = penalty_ > 8 ? penalty_ / 2 : 0;

@@ -12,6 +12,7 @@ from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
 from openbook.errors import Fault
+from openbook.lm.backends.threads import each_within
 from openbook.lm.decoding.draft import Draft
 from openbook.lm.decoding.stops import Spelling, spelled
 from openbook.lm.model import LanguageModel, load_model
@@ -81,6 +82,9 @@ class _Writing:
 
     def stream(self) -> Generator[Token, None, Answer]:
         """Tokens as they are written; the generator returns the whole answer."""
+        return each_within(self.reader.model.runner.alone, self._stream())
+
+    def _stream(self) -> Generator[Token, None, Answer]:
         reader, clock = self.reader, self.clock
         hits = reader.find(self.question)
         clock.mark("retrieve_ms")

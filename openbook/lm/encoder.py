@@ -6,6 +6,7 @@ Shapes: B batch, T positions, M width, N texts. Vectors have unit length, so the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -78,9 +79,17 @@ class TextEncoder:
     1908.10084)."""
 
     def __init__(
-        self, encode: Encode, spec: ModelSpec, pieces: WordPieces, name: str, max_tokens: int, pooling: Pooling = "mean"
+        self,
+        encode: Encode,
+        spec: ModelSpec,
+        pieces: WordPieces,
+        name: str,
+        max_tokens: int,
+        pooling: Pooling = "mean",
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.encode = encode
+        self._alone = alone
         self.pooling = pooling
         self.name = name
         self.width = spec.width
@@ -101,7 +110,8 @@ class TextEncoder:
         encodings = self._encode(texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         for batch in batches([len(e.ids) for e in encodings], tokens_at_once):
-            vectors[batch] = self._embed([encodings[i].ids for i in batch])
+            with self._alone():
+                vectors[batch] = self._embed([encodings[i].ids for i in batch])
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -150,11 +160,14 @@ def load_encoder(
     spec = cast("ModelSpec", checkpoint.spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     pooling = pooling_of(checkpoint)
-    encode = _encode_with(checkpoint, spec, target, backend)
-    return TextEncoder(encode, spec, pieces, checkpoint.name, max_tokens, pooling)
+    encode, alone = _encode_with(checkpoint, spec, target, backend)
+    return TextEncoder(encode, spec, pieces, checkpoint.name, max_tokens, pooling, alone)
 
 
-def _encode_with(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, backend: str) -> Encode:
+def _encode_with(
+    checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, backend: str
+) -> tuple[Encode, Callable[[], AbstractContextManager[None]]]:
+    """What runs the encoder, and `Runner.alone` of it."""
     from openbook.lm.backends.native_build import against
 
     why = against(spec, device) if backend != "torch" else "torch was asked for"
@@ -163,12 +176,13 @@ def _encode_with(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, 
     if why is None:
         from openbook.lm.backends.native import NativeRunner
 
-        return NativeRunner(spec, checkpoint.packed(), precision="wide").encode
+        runner = NativeRunner(spec, checkpoint.packed(), precision="wide")
+        return runner.encode, runner.alone
     with torch.device("meta"):
         encoder = Encoder(spec)
     encoder.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)
     module = encoder.to(device).eval()
-    return lambda tokens_BT, positions_BT: module(tokens_BT.to(device), positions_BT.to(device))
+    return lambda tokens_BT, positions_BT: module(tokens_BT.to(device), positions_BT.to(device)), nullcontext
 
 
 def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:

@@ -44,12 +44,12 @@ def mix(scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Array]:
 def _mix_natively(k: Any, scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Array]:
     """In two passes over the scores, by the threads that run native models."""
     from openbook.lm.backends.native import team
+    from openbook.lm.backends.threads import threads
 
-    scores_SV = scores_SV.float().contiguous()
+    scores_SV = _readable(scores_SV)
     S, V = scores_SV.shape
-    log_mix_V = torch.empty(V)
-    threads = team(torch.get_num_threads())
-    log_z = k.mix(threads, "", scores_SV.data_ptr(), S, V, log_w_S.tolist(), log_mix_V.data_ptr())
+    log_mix_V, stride = torch.empty(V), scores_SV.stride(0)
+    log_z = k.mix(team(threads()), "", scores_SV.data_ptr(), S, V, stride, log_w_S.tolist(), log_mix_V.data_ptr())
     return log_mix_V, np.array(log_z)
 
 
@@ -67,9 +67,17 @@ def normalisers(scores_RV: Tensor) -> Array:
     if k is None or scores_RV.device.type != "cpu":
         return _normalisers(scores_RV, scores_RV.softmax(dim=1))
     from openbook.lm.backends.native import team
+    from openbook.lm.backends.threads import threads
 
-    scores_RV = scores_RV.float().contiguous()
-    return np.array(k.normalisers(team(torch.get_num_threads()), "", scores_RV.data_ptr(), *scores_RV.shape))
+    scores_RV = _readable(scores_RV)
+    at = scores_RV.data_ptr(), *scores_RV.shape, scores_RV.stride(0)
+    return np.array(k.normalisers(team(threads()), "", *at))
+
+
+def _readable(scores_RV: Tensor) -> Tensor:
+    """Rows of fp32 that each stand in one piece; copied only where they do not."""
+    scores_RV = scores_RV.float()
+    return scores_RV if scores_RV.stride(1) == 1 else scores_RV.contiguous()
 
 
 def _normalisers(scores_RV: Tensor, p_RV: Tensor) -> Array:

@@ -143,15 +143,17 @@ def test_a_product_is_of_whole_numbers(isa: str, kind: str, size: tuple[int, int
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@given(st.integers(1, 9), st.integers(1, 9000), st.integers(0, 9))
+@given(st.integers(1, 9), st.integers(1, 9000), st.sampled_from([0, 5, 100]), st.integers(0, 9))
 @settings(max_examples=10)
-def test_sources_are_mixed_as_torch_mixes_them(isa: str, sources: int, words: int, seed: int) -> None:
-    """log Σ_s w_s softmax(scores_s), and each source's log-normaliser."""
+def test_sources_are_mixed_as_torch_mixes_them(isa: str, sources: int, words: int, apart: int, seed: int) -> None:
+    """log Σ_s w_s softmax(scores_s), and each source's log-normaliser; rows need not follow each other."""
     torch.manual_seed(seed)
-    scores, log_w = torch.randn(sources, words) * 8, torch.randn(sources).log_softmax(0)
+    rows, log_w = torch.randn(sources, words + apart) * 8, torch.randn(sources).log_softmax(0)
+    scores = rows[:, :words]
     scores[0, : words // 3] = -torch.inf
     out = torch.empty(words)
-    found = kernels().mix(kernels().Team(1), isa, scores.data_ptr(), sources, words, log_w.tolist(), out.data_ptr())
+    at = scores.data_ptr(), sources, words, scores.stride(0)
+    found = kernels().mix(kernels().Team(1), isa, *at, log_w.tolist(), out.data_ptr())
     exact = scores.double()
     wanted = (exact.log_softmax(1) + log_w.double()[:, None]).logsumexp(0)
     torch.testing.assert_close(torch.tensor(found).double(), exact.logsumexp(1), atol=1e-5, rtol=1e-6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from operator import is_not
@@ -22,6 +23,8 @@ from openbook.errors import Fault
 from openbook.lm.backends.native_build import Builder, Weight, kernels, unsupported
 from openbook.lm.backends.native_tables import Tables
 from openbook.lm.backends.runner import CHUNK
+from openbook.lm.backends.threads import threads as meant_threads
+from openbook.lm.backends.threads import torch_rests
 from openbook.lm.cache.codecs import Parts
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
@@ -75,9 +78,12 @@ class NativeRunner:
         self._tables = Tables(spec, builder)
         self.isa = isa or k.isas()[0]
         self.arithmetic = f"native-{k.__version__}-{self.isa}"  # what the bits of a prefix depend on
-        self._engine = k.Engine(builder.model(), team(threads or torch.get_num_threads()), self.isa)
+        self._engine = k.Engine(builder.model(), team(threads or meant_threads()), self.isa)
         self._turn = Lock()
         self._keys: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], Any]] = weakref.WeakKeyDictionary()
+
+    def alone(self) -> AbstractContextManager[None]:
+        return torch_rests()
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, CPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -32,6 +33,9 @@ class Runner(Protocol):
     device: torch.device
     caching: CacheSpec
     batch_invariant: bool
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within, nothing else in this thread takes the cores that this backend's threads compute on."""
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         """A batch whose row b begins with `prefixes[b]` (None: with nothing), with room for that many tokens more."""

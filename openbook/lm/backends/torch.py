@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -64,6 +65,9 @@ class TorchRunner:
         target = device or default_device()
         decoder.load_state_dict({name: tensor.to(target) for name, tensor in state}, assign=True)
         return cls(decoder, caching, static=static, compiled=compiled)
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         kind = self.caching

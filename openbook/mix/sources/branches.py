@@ -97,13 +97,13 @@ class Branches:
             stop = length if last else start + chunk
             columns = sorted({*range(predicted), *([length - 1 - start] if last else [])})
             scores_StV = self._runner.forward(rows_ST[:, start:stop], self._cache, keep=columns)
+            log_z_St = normalisers(scores_StV.flatten(0, 1)).reshape(count, len(columns))
             if predicted > 0:
                 next_St1 = rows_ST[:, start + 1 : start + 1 + predicted, None].to(scores_StV.device)
-                asked_StV = scores_StV[:, :predicted]
-                log_z_St = normalisers(asked_StV.flatten(0, 1)).reshape(count, predicted)
-                log_p_S += (asked_StV.gather(-1, next_St1)[..., 0].double().cpu().numpy() - log_z_St).sum(1)
+                asked_St = scores_StV[:, :predicted].gather(-1, next_St1)[..., 0].double().cpu().numpy()
+                log_p_S += (asked_St - log_z_St[:, :predicted]).sum(1)
         first_SV = scores_StV[:, -1]
-        if not (np.isfinite(log_p_S).all() and bool(torch.isfinite(first_SV.amax(1)).all())):
+        if not (np.isfinite(log_p_S).all() and np.isfinite(log_z_St).all()):
             raise Fault("the model's numbers are not finite; its file is damaged: fetch or convert it again")
         return log_p_S, first_SV
 

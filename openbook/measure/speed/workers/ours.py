@@ -54,6 +54,10 @@ class Decode:
 
     def run(self) -> dict[str, Any]:
         """From the read prompts on: the first step is untimed, as it gives the first token."""
+        with self.runner.alone():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         cache = self.runner.cache(self.prefixes, room=self.new + 1)
         tokens_B1 = self.forward(cache, self.last_B1)
         written = [tokens_B1]
@@ -75,10 +79,11 @@ class Prefill:
 
     def run(self) -> dict[str, Any]:
         """Read the prompt into an empty cache."""
-        cache = self.runner.cache([None], room=self.tokens_1T.shape[1])
-        began = time.perf_counter()
-        token = int(self.runner.read(self.tokens_1T, cache).argmax())
-        seconds = time.perf_counter() - began
+        with self.runner.alone():
+            cache = self.runner.cache([None], room=self.tokens_1T.shape[1])
+            began = time.perf_counter()
+            token = int(self.runner.read(self.tokens_1T, cache).argmax())
+            seconds = time.perf_counter() - began
         return {"value": self.tokens_1T.shape[1] / seconds, "tokens": [token]}
 
 
