@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 
@@ -33,6 +35,36 @@ void Engine::forward(const Batch& batch, Store store, const std::vector<Slot>& s
   Step step(*model_, *team_, kernels_, *work_, *this, batch, store, slots, groups);
   if (step.tokens() == 0) return;
   team_->run([&](int member) { step.run(member); });
+}
+
+std::pair<size_t, double> Engine::read_weights() {
+  std::vector<const Matrix*> all;
+  auto take = [&](const Linear* linear) { if (linear) all.push_back(&linear->matrix); };
+  auto some = [](const std::optional<Linear>& linear) { return linear ? &*linear : nullptr; };
+  auto take_all = [&](const FeedForward& ff) { take(some(ff.gate)), take(&ff.up), take(&ff.down); };
+  for (const auto& layer : model_->layers) {
+    take(&layer->query), take(some(layer->key)), take(some(layer->value)), take(&layer->out);
+    if (layer->feed_forward) take_all(*layer->feed_forward);
+    if (!layer->experts) continue;
+    take(&layer->experts->router), take(some(layer->experts->shared_gate));
+    if (layer->experts->shared) take_all(*layer->experts->shared);
+    for (int i = 0; i < layer->experts->active; i++) take_all(layer->experts->experts[(size_t)i]);
+  }
+  take(some(model_->head));
+  size_t bytes = 0;
+  for (const Matrix* m : all) bytes += m->nbytes();
+  std::atomic<double> kept{0};  // or the reading would be for nothing, and left out
+  auto began = std::chrono::steady_clock::now();
+  team_->run([&](int) {
+    for (const Matrix* m : all) {
+      int members = team_->active();
+      team_->each(members, [&](int i) {
+        size_t first = (size_t)m->panels * i / members, last = (size_t)m->panels * (i + 1) / members;
+        kept.store(kernels_.read(m->data.get() + first * m->panel_bytes, (last - first) * m->panel_bytes), std::memory_order_relaxed);
+      });
+    }
+  });
+  return {bytes, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count()};
 }
 
 void Engine::commit(const std::vector<Slot>& slots, const std::vector<Group>& groups) {

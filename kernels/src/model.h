@@ -98,6 +98,9 @@ class Engine {
 
   int vocabulary() const { return model_->vocabulary; }
 
+  // Reads all weights that a step of a text reads, and does nothing with them: bytes, and the seconds that it took.
+  std::pair<size_t, double> read_weights();
+
   // `slots` and `groups` of a cache, or none of both for a forward that keeps nothing. Throws std::invalid_argument
   // for tokens or positions outside the tables.
   void forward(const Batch& batch, Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups);

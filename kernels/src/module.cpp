@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -149,11 +150,11 @@ double bandwidth(Team& team, const std::string& isa, size_t bytes, int runs) {
   std::memset(data.get(), 1, bytes);
   constexpr size_t kPiece = 1 << 20;
   double best = 0;
-  volatile double kept = 0;
+  std::atomic<double> kept{0};
   for (int run = 0; run < runs; run++) {
     auto began = std::chrono::steady_clock::now();
     team.run([&](int) {
-      team.each((int)(bytes / kPiece), [&](int i) { kept = kept + k.read(data.get() + (size_t)i * kPiece, kPiece); });
+      team.each((int)(bytes / kPiece), [&](int i) { kept.store(k.read(data.get() + (size_t)i * kPiece, kPiece), std::memory_order_relaxed); });
     });
     std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
     best = std::max(best, (double)bytes / took.count());
@@ -254,6 +255,7 @@ void bind_engine(nb::module_& m) {
       .def("place", &Keys::place, "group"_a, "columns"_a, "start"_a, "rows"_a, "count"_a, "block"_a = 0);
   nb::class_<Engine>(m, "Engine")
       .def("ready", &ready, "tokens"_a, "positions"_a, "given"_a, "next"_a, "rows"_a, "columns"_a)
+      .def("read_weights", &Engine::read_weights, nb::call_guard<nb::gil_scoped_release>())
       .def("commit", [](Engine& engine, const Keys& keys) { engine.commit(keys.slots, keys.groups); }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("__init__", [](Engine* self, std::shared_ptr<Model> model, std::shared_ptr<Team> team, const std::string& isa) {
         new (self) Engine(model, team, kernels_named(isa));

@@ -166,5 +166,5 @@ def _show(outcome: Outcome) -> None:
         grid.add_row(row.name, spread_words(row.spread) + unit, one_line(by))
     console.print(grid)
     for found in outcome.ratios:
-        what, times, verdict = ratio_words(found, outcome.race.unit)
+        what, times, verdict = ratio_words(found)
         console.print(f"  {what}: {times}  {verdict}".rstrip(), markup=False)

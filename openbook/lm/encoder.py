@@ -87,9 +87,10 @@ class TextEncoder:
         max_tokens: int,
         pooling: Pooling = "mean",
         alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+        tokens_at_once: int = 4096,
     ) -> None:
         self.encode = encode
-        self._alone = alone
+        self._alone, self._tokens_at_once = alone, tokens_at_once
         self.pooling = pooling
         self.name = name
         self.width = spec.width
@@ -105,11 +106,11 @@ class TextEncoder:
         whole.no_truncation()
         return whole
 
-    def embed(self, texts: Sequence[str], *, tokens_at_once: int = 4096) -> npt.NDArray[np.float32]:
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 `[N, M]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
         encodings = self._encode(texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
-        for batch in batches([len(e.ids) for e in encodings], tokens_at_once):
+        for batch in batches([len(e.ids) for e in encodings], self._tokens_at_once):
             with self._alone():
                 vectors[batch] = self._embed([encodings[i].ids for i in batch])
         return vectors
@@ -160,14 +161,14 @@ def load_encoder(
     spec = cast("ModelSpec", checkpoint.spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     pooling = pooling_of(checkpoint)
-    encode, alone = _encode_with(checkpoint, spec, target, backend)
-    return TextEncoder(encode, spec, pieces, checkpoint.name, max_tokens, pooling, alone)
+    encode = _encode_with(checkpoint, spec, target, backend)
+    return TextEncoder(encode[0], spec, pieces, checkpoint.name, max_tokens, pooling, *encode[1:])
 
 
 def _encode_with(
     checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, backend: str
-) -> tuple[Encode, Callable[[], AbstractContextManager[None]]]:
-    """What runs the encoder, and `Runner.alone` of it."""
+) -> tuple[Encode, Callable[[], AbstractContextManager[None]], int]:
+    """What runs the encoder, `Runner.alone` of it, and how many tokens it is best given at once."""
     from openbook.lm.backends.native_build import against
 
     why = against(spec, device) if backend != "torch" else "torch was asked for"
@@ -177,12 +178,12 @@ def _encode_with(
         from openbook.lm.backends.native import NativeRunner
 
         runner = NativeRunner(spec, checkpoint.packed(), precision="wide")
-        return runner.encode, runner.alone
+        return runner.encode, runner.alone, 512  # more would not stay in a core's cache
     with torch.device("meta"):
         encoder = Encoder(spec)
     encoder.load_state_dict(dict(checkpoint.state(torch.float32)), assign=True)
     module = encoder.to(device).eval()
-    return lambda tokens_BT, positions_BT: module(tokens_BT.to(device), positions_BT.to(device)), nullcontext
+    return lambda tokens_BT, positions_BT: module(tokens_BT.to(device), positions_BT.to(device)), nullcontext, 4096
 
 
 def pieces_of(checkpoint: Checkpoint, spec: ModelSpec) -> WordPieces:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from openbook.lm.backends.native_build import unsupported
 from openbook.lm.experts import Experts
+from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
 
 pytestmark = needs_kernels
 
@@ -101,3 +102,16 @@ def test_native_encoders_are_torch_both_ways_with_padding_on_either_side(data: s
 @settings(max_examples=2000)
 def test_native_encoders_are_torch_swept(data: st.DataObject) -> None:
     encoders(data, 150)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_reading_the_weights_reads_what_a_step_reads(tied: bool) -> None:
+    """All matrices, in panels of 16 rows by 64 inputs; of the embedding only where it is the head."""
+    layer = LayerSpec(AttentionSpec(6, 2, 8), FeedForwardSpec(40))
+    model = weighted(ModelSpec(50, 48, (layer,) * 3, 64, tied=tied), 0)
+    matrices = {name: w.shape for name, w in model.named_parameters() if w.dim() == 2}
+    if not tied:
+        del matrices["embedding.weight"]
+    bytes_, seconds = native(model).read_weights()
+    assert bytes_ == sum(4 * -(-rows // 16) * 16 * -(-columns // 64) * 64 for rows, columns in matrices.values())
+    assert seconds > 0

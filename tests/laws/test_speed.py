@@ -119,7 +119,7 @@ def test_over_nobody_it_is_the_value_itself() -> None:
     made = race(entrant("a"), ratios=(Ratio("first token", "a", (), 2.5, most=True),), higher=False)
     found = Outcome(made, (Row("a", "s", (1.9, 2.1, 2.0)),)).ratios[0]
     assert (found.spread.median, found.holds) == (2.0, True)
-    assert ratio_words(found, "s") == ("first token", "2 s (1.95–2.05)", "≤ 2.5 s: pass")
+    assert ratio_words(found) == ("first token", "2 s (1.95–2.05)", "≤ 2.5 s: pass")
 
 
 def test_eight_branches_count_as_steps() -> None:

@@ -85,6 +85,12 @@ class NativeRunner:
     def alone(self) -> AbstractContextManager[None]:
         return torch_rests()
 
+    def read_weights(self) -> tuple[int, float]:
+        """Bytes of the weights that a token needs, and the seconds in which these threads only read them: no step can
+        be quicker."""
+        read: tuple[int, float] = self._engine.read_weights()
+        return read
+
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
         return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, CPU)
 

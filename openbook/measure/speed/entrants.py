@@ -105,6 +105,7 @@ class Found:
     ratio: Ratio
     against: str
     spread: Spread
+    unit: str = "×"
 
     @property
     def holds(self) -> bool | None:
@@ -133,7 +134,7 @@ class Outcome:
         ours = self.row(ratio.over)
         rivals = [row for name in ratio.under if (row := self.row(name)) is not None]
         if ours is not None and not ratio.under:
-            return Found(ratio, "", Spread.of([ratio.factor * value for value in ours.values]))
+            return Found(ratio, "", Spread.of([ratio.factor * value for value in ours.values]), ours.unit)
         if ours is None or not rivals:
             return None
         best = (max if self.race.higher else min)(rivals, key=lambda row: row.spread.median)

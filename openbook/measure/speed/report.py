@@ -115,10 +115,10 @@ def way_words(row: Row) -> str:
     return "; ".join(word for word in (str(row.facts.get("engine", "")), chosen) if word)
 
 
-def ratio_words(found: Found, unit: str) -> tuple[str, str, str]:
+def ratio_words(found: Found) -> tuple[str, str, str]:
     """What, how much, and whether that is what is asked."""
     ratio, spread = found.ratio, found.spread
-    sign = f" {unit}" if not ratio.under else "×"
+    sign = found.unit if found.unit == "×" else f" {found.unit}"
     quartiles = "" if spread.low == spread.high else f" ({number(spread.low)}–{number(spread.high)})"
     times = f"{number(spread.median)}{sign}{quartiles}"
     if ratio.asked is None:
@@ -136,7 +136,7 @@ def markdown(outcome: Outcome, facts: Mapping[str, Any]) -> str:
         lines.append(f"| {row.name} | {spread_words(row.spread)}{unit} | {by} |")
     if outcome.ratios:
         lines += ["", "| within a round | measured | asked |", "|---|--:|---|"]
-        lines += [f"| {' | '.join(ratio_words(found, outcome.race.unit))} |" for found in outcome.ratios]
+        lines += [f"| {' | '.join(ratio_words(found))} |" for found in outcome.ratios]
     lines += ["", *(f"Not run: {name} ({reason})." for name, reason in outcome.absent.items())]
     rounds = len(outcome.rows[0].values) if outcome.rows else 0
     quick = " Short runs (`--quick`): rough figures." if facts["quick"] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -43,14 +44,16 @@ class Decode:
 
     def __init__(self, model: str, prompts: Sequence[Sequence[int]], new: int, backend: Backend = "auto") -> None:
         loaded, self.facts = language_model(model, backend)
-        self.runner, self.new = loaded.runner, new
+        self.runner: Any = loaded.runner
+        self.new = new
         self.prefixes = [self.runner.prefill(prompt[:-1]) for prompt in prompts]
         self.last_B1 = torch.tensor([[prompt[-1]] for prompt in prompts])
         self.forward(self.runner.cache(self.prefixes, room=1), self.last_B1)
 
     def forward(self, cache: Any, tokens_B1: torch.Tensor) -> torch.Tensor:
         """The likeliest next token of each branch, `[B, 1]`."""
-        return self.runner.forward(tokens_B1, cache)[:, -1].argmax(-1, keepdim=True)
+        logits_BV: torch.Tensor = self.runner.forward(tokens_B1, cache)[:, -1]
+        return logits_BV.argmax(-1, keepdim=True)
 
     def run(self) -> dict[str, Any]:
         """From the read prompts on: the first step is untimed, as it gives the first token."""
@@ -67,6 +70,23 @@ class Decode:
             written.append(tokens_B1)
         seconds = time.perf_counter() - began
         return {"value": self.new * len(tokens_B1) / seconds, "tokens": torch.cat(written, 1)[0].tolist()}
+
+
+class Bound(Decode):
+    """How near a step comes to only reading the same weights, in the same process, by turns: from process to process
+    memory differs by half, as its pages lie nearer or farther."""
+
+    def run(self) -> dict[str, Any]:
+        """Median over `new` tokens of one text."""
+        with self.runner.alone():
+            cache = self.runner.cache(self.prefixes, room=self.new + 1)
+            tokens_B1, ratios = self.forward(cache, self.last_B1), []
+            for _ in range(self.new):
+                _, reading = self.runner.read_weights()
+                began = time.perf_counter()
+                tokens_B1 = self.forward(cache, tokens_B1)
+                ratios.append(reading / (time.perf_counter() - began))
+        return {"value": statistics.median(ratios)}
 
 
 class Prefill:
@@ -124,6 +144,7 @@ class Perplexity:
 
 RACES: dict[str, Any] = {
     "decode": Decode,
+    "bound": Bound,
     "prefill": Prefill,
     "index": Index,
     "perplexity": Perplexity,
