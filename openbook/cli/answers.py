@@ -12,7 +12,7 @@ import typer
 
 from openbook.cli import options
 from openbook.cli.books import check_there, open_for
-from openbook.cli.output import complain, out, print_json, remark
+from openbook.cli.output import bar_if_told, complain, out, print_json, remark
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
@@ -284,7 +284,8 @@ def _write(reader: Reader, question: str, show: bool) -> Answer:
 
     console = out()
     live = Stream(console) if show and console.is_terminal else None
-    answer = write(reader, tidy(question), _teller(live))
+    with bar_if_told() as reader.progress:
+        answer = write(reader, tidy(question), _teller(live))
     if live is not None:
         live.finish(answer.to_dict())
     elif show:

@@ -13,6 +13,7 @@ from openbook.cli.output import complain, one_line, out, plural, print_json, pro
 
 if TYPE_CHECKING:
     from openbook.measure.speed.entrants import Outcome
+    from openbook.measure.speed.races import Setting
 
 EXAMPLES = """Examples:
 
@@ -80,20 +81,22 @@ def bench(
 
         check(plot)
     count = config.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    outcomes, facts = _hold(
-        list(dict.fromkeys(names or RACES)),
-        config.model or "smollm2",
-        count,
-        runs or (3 if quick else 7),
-        text,
-        alone,
-        quick,
+    setting, facts = _setting(
+        config.model or "smollm2", count, runs or (3 if quick else 7), text, alone=alone, quick=quick
     )
-    _tell(outcomes, facts, as_json, markdown)
-    if page is not None:
-        from openbook.measure.speed.report import fill
+    if not (as_json or markdown):
+        out().print(f"{facts['machine']}, {plural(facts['threads'], 'thread')}, {facts['model']}", markup=False)
+    outcomes = []
+    for name in dict.fromkeys(names or RACES):
+        outcomes.append(_hold(name, setting, facts))
+        if page is not None:  # what was measured is not lost with the next race
+            from openbook.measure.speed.report import fill
 
-        fill(page, outcomes, facts)
+            fill(page, outcomes[-1:], facts)
+        if not (as_json or markdown):
+            _show(outcomes[-1])
+    if as_json or markdown:
+        _print(outcomes, facts, as_json)
     if plot is not None:
         from openbook.measure.speed.plot import draw
 
@@ -111,45 +114,45 @@ def _list() -> None:
         print(f"{name:12} {(build.__doc__ or '').splitlines()[0]}")
 
 
-def _hold(
-    names: list[str], model: str, threads: int, rounds: int, text: Path | None, alone: bool, quick: bool
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """The races one after the other."""
+def _setting(
+    model: str, threads: int, rounds: int, text: Path | None, *, alone: bool, quick: bool
+) -> tuple[Setting, dict[str, Any]]:
+    """What all races share, and the facts that go with their tables."""
     from openbook.cli.models import here
 
     path, encoder = Path(here(model)), Path(here("minilm"))
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.measure.speed.material import Material
-    from openbook.measure.speed.races import RACES, Setting
+    from openbook.measure.speed.races import Setting
     from openbook.measure.speed.report import about
-    from openbook.measure.speed.rounds import hold, starter
 
     checkpoint = open_checkpoint(path)
     checkpoint.opened_by("load_model")
     material = Material(checkpoint.tokenizer(), text)
     setting = Setting(checkpoint, material, encoder, threads, remark, alone, quick)
-    outcomes = []
-    for name in names:
-        race = RACES[name](setting)
-        with progress_bar() as bar:
-            outcome = hold(race, rounds, starter(threads, remark), bar or (lambda done, total, what: None))
-        for entrant, reason in outcome.absent.items():
-            complain(f"{name}: {entrant} did not run: {reason}")
-        outcomes.append(outcome)
-    return outcomes, about(threads, rounds, checkpoint.name, material.name, quick)
+    return setting, about(threads, rounds, checkpoint.name, material.name, quick)
 
 
-def _tell(outcomes: list[Outcome], facts: dict[str, Any], as_json: bool, as_markdown: bool) -> None:
+def _hold(name: str, setting: Setting, facts: dict[str, Any]) -> Outcome:
+    """One race, in as many rounds as the facts say."""
+    from openbook.measure.speed.races import RACES
+    from openbook.measure.speed.rounds import hold, starter
+
+    with progress_bar() as bar:
+        start, tell = starter(setting.threads, remark), bar or (lambda done, total, what: None)
+        outcome = hold(RACES[name](setting), facts["rounds"], start, tell)
+    for entrant, reason in outcome.absent.items():
+        complain(f"{name}: {entrant} did not run: {reason}")
+    return outcome
+
+
+def _print(outcomes: list[Outcome], facts: dict[str, Any], as_json: bool) -> None:
     from openbook.measure.speed.report import document, markdown
 
     if as_json:
         print_json(document(outcomes, facts))
-    elif as_markdown:
-        print("\n\n".join(f"## {outcome.race.name}\n\n{markdown(outcome, facts)}" for outcome in outcomes))
     else:
-        out().print(f"{facts['machine']}, {plural(facts['threads'], 'thread')}, {facts['model']}", markup=False)
-        for outcome in outcomes:
-            _show(outcome)
+        print("\n\n".join(f"## {outcome.race.name}\n\n{markdown(outcome, facts)}" for outcome in outcomes))
 
 
 def _show(outcome: Outcome) -> None:

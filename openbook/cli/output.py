@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -70,5 +70,23 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
 
         def tell(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=one_line(what))
+
+        yield tell
+
+
+@contextmanager
+def bar_if_told() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that begins when it is first told something, and goes when all is done: others write after it."""
+    with ExitStack() as shown:
+        bars: list[Callable[[int, int, str], None] | None] = []
+
+        def tell(done: int, total: int, what: str) -> None:
+            if not bars:
+                bars.append(shown.enter_context(progress_bar()))
+            if bars[0] is not None:
+                bars[0](done, total, what)
+            if done == total:
+                shown.close()
+                bars.clear()
 
         yield tell

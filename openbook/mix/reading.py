@@ -21,7 +21,7 @@ from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
-from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches, Tally
+from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches, Progress, Tally
 from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
@@ -85,7 +85,7 @@ class Reader:
     """A book, a model and an encoder held ready for many questions.
 
     `kept` holds the keys and values of passages, in memory and in the book's folder `kv/`, where a passage's go when
-    the passage goes.
+    the passage goes. `progress` is told of passages that are not kept while they are read.
     """
 
     book: Book
@@ -93,6 +93,7 @@ class Reader:
     encoder: Embedder | None = None
     settings: Settings = field(default_factory=Settings)
     kept: PrefixStore | None = None
+    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.kept is None:
@@ -116,7 +117,10 @@ class Reader:
     def branches(self, question: str, branches: Sequence[Branch]) -> Branches:
         """These branches with the question read, ready to write."""
         framing = Framing(self.model.tokenizer, self.settings.prompt)
-        return Branches(self.model, framing, branches, question, room=self.settings.max_tokens, store=self.kept)
+        room = self.settings.max_tokens
+        return Branches(
+            self.model, framing, branches, question, room=room, store=self.kept, progress=self.progress
+        )
 
     def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
         """Read the question, keep the best passages beside the closed book, and stand ready to write."""

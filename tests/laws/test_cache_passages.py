@@ -110,3 +110,19 @@ def test_the_make_names_what_decides_the_bits(tiny_model):
     }
     assert len(names) == 5
     assert torch.__version__ in make_of(tiny_model).name
+
+
+def test_what_must_be_read_is_told_while_it_is_read(tiny_model):
+    """Of passages that are kept nothing is told; of none, nothing at all."""
+    store, told = PrefixStore(1 << 24), []
+    rows = [Branch(Label(f"p{i}", "passage"), f"p{i}", (text,)) for i, text in enumerate(PASSAGES)]
+
+    def read(branches: list[Branch]) -> list[tuple[int, int, str]]:
+        told.clear()
+        framing = Framing(tiny_model.tokenizer)
+        Branches(tiny_model, framing, branches, "How?", room=2, store=store, progress=lambda *said: told.append(said))
+        return list(told)
+
+    assert read(rows[:1]) == [(0, 1, "passages read"), (1, 1, "passages read")]
+    assert read(rows) == [(0, 2, "passages read"), (1, 2, "passages read"), (2, 2, "passages read")]
+    assert read(rows) == []

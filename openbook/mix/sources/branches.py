@@ -6,7 +6,7 @@ Shapes: S branches, N hypotheses, R = N·S rows, T positions, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
 from openbook.mix.source import Label
 from openbook.mix.weights import Array
 
+Progress = Callable[[int, int, str], None]
+"""Told how many are done, of how many, and of what."""
 LOGIT_NUMBERS = 1 << 26
 """Logits held at once while a question is read: 256 MiB in fp32."""
 LEAST_PASSAGE = 16
@@ -52,7 +54,7 @@ class Branches:
     """A `Source` of S branches over one model, run in one batched forward a step.
 
     `question_log_p_S` is log p(question | branch), natural: the prefill of the question yields it at no extra cost.
-    `texts` are the tokens that each branch has read up to where the answer begins. What is expected after a token is
+    `progress` is told of passages that are not in the store while they are read. `texts` are the tokens that each branch has read up to where the answer begins. What is expected after a token is
     read ahead in its forward, and taken back if it does not come (`openbook.mix.speculation`).
     """
 
@@ -65,6 +67,7 @@ class Branches:
         *,
         room: int,
         store: PrefixStore | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.labels = tuple(branch.label for branch in branches)
         self._runner = model.runner
@@ -72,7 +75,8 @@ class Branches:
         spare = self._spare(len(framing.prefix(())), suffix, room)
         texts = [framing.prefix(b.passages, min(spare, PASSAGE_TOKENS * len(b.passages))) for b in branches]
         # The last token before the question is run again with it: its output predicts the question's first token.
-        prefixes = self._prefixes([branch.name for branch in branches], [text[:-1] for text in texts], store)
+        names, before = [branch.name for branch in branches], [text[:-1] for text in texts]
+        prefixes = self._prefixes(names, before, store, progress)
         rows = [[text[-1], *suffix.question, *suffix.tail] for text in texts]
         self.texts = [(*text, *suffix.question, *suffix.tail) for text in texts]
         self.tally = Tally()
@@ -119,7 +123,7 @@ class Branches:
         return spare
 
     def _prefixes(
-        self, names: Sequence[str], texts: Sequence[list[int]], store: PrefixStore | None
+        self, names: Sequence[str], texts: Sequence[list[int]], store: PrefixStore | None, progress: Progress | None
     ) -> list[Prefix | None]:
         """Each text's keys and values: from the store, else computed and kept there.
 
@@ -127,11 +131,15 @@ class Branches:
         which passages happened to be kept. A passage is long enough to keep the processor busy by itself.
         """
         found: list[Prefix | None] = store.get_all(names, texts) if store else [None for _ in texts]
-        for i, (name, text) in enumerate(zip(names, texts, strict=True)):
-            if found[i] is None and text:
-                found[i] = made = self._runner.prefill(text)
-                if store:
-                    store.put(name, text, made)
+        missing = [i for i, text in enumerate(texts) if found[i] is None and text]
+        for done, i in enumerate(missing):
+            if progress is not None:
+                progress(done, len(missing), "passages read")
+            found[i] = made = self._runner.prefill(texts[i])
+            if store:
+                store.put(names[i], texts[i], made)
+        if missing and progress is not None:
+            progress(len(missing), len(missing), "passages read")
         return found
 
     def keep(self, rows: Sequence[int], labels: Sequence[Label] | None = None) -> None:
