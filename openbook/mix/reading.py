@@ -118,9 +118,7 @@ class Reader:
         """These branches with the question read, ready to write."""
         framing = Framing(self.model.tokenizer, self.settings.prompt)
         room = self.settings.max_tokens
-        return Branches(
-            self.model, framing, branches, question, room=room, store=self.kept, progress=self.progress
-        )
+        return Branches(self.model, framing, branches, question, room=room, store=self.kept, progress=self.progress)
 
     def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
         """Read the question, keep the best passages beside the closed book, and stand ready to write."""
