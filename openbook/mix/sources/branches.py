@@ -54,7 +54,7 @@ class Branches:
     """A `Source` of S branches over one model, run in one batched forward a step.
 
     `question_log_p_S` is log p(question | branch), natural: the prefill of the question yields it at no extra cost.
-    `progress` is told of passages that are not in the store while they are read. `texts` are the tokens that each branch
+    `progress` is told of passages that are not in the store while they are read. `texts` are the tokens that a branch
     has read up to where the answer begins. What is expected after a token is read ahead in its forward, and taken back
     if it does not come (`openbook.mix.speculation`).
     """
