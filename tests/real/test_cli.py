@@ -427,7 +427,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # The command with a disk that stops at the 81st document, after the first commit and before the last.
 HANGING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # behind an & of a shell it is ignored, and inherited
 from openbook.book import adding
 load = adding.load
 adding.load = lambda path: time.sleep(600) if path.name == "lamp080.txt" else load(path)
