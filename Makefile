@@ -25,7 +25,7 @@ test: $(VENV)/.dev $(VENV)/.kernels models
 	$(BIN)/pytest
 
 sweep: $(VENV)/.dev $(VENV)/.kernels models
-	$(BIN)/pytest -m sweep --hypothesis-profile=default
+	$(BIN)/pytest -m sweep --hypothesis-profile=sweep
 
 models: $(VENV)/.run
 	@$(BIN)/openbook models pull --all --quiet

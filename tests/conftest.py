@@ -17,6 +17,7 @@ from openbook.lm.tokenizer import Tokenizer
 
 # The same draws at every run, and no clock: a law fails where something changed, not by luck. `make sweep` draws anew.
 settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("sweep", deadline=None)  # other examples each time; none of them by the clock
 settings.load_profile("steady")
 
 CHAT = (
