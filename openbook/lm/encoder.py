@@ -161,8 +161,8 @@ def load_encoder(
     spec = cast("ModelSpec", checkpoint.spec)
     pieces, max_tokens = pieces_of(checkpoint, spec), longest_text(checkpoint.path, spec)
     pooling = pooling_of(checkpoint)
-    encode = _encode_with(checkpoint, spec, target, backend)
-    return TextEncoder(encode[0], spec, pieces, checkpoint.name, max_tokens, pooling, *encode[1:])
+    encode, alone, at_once = _encode_with(checkpoint, spec, target, backend)
+    return TextEncoder(encode, spec, pieces, checkpoint.name, max_tokens, pooling, alone, at_once)
 
 
 def _encode_with(

@@ -153,7 +153,7 @@ void attend_tile(const Attend& a, const Query* q) {
   }
 }
 
-constexpr int kKeysAhead = 32;
+constexpr int kKeysAhead = 32;  // keys and values that are asked for before they are needed
 
 #ifdef OB_PAIRS
 // The same for keys and values in bf16 whose pairs are fast to multiply. Two values that are weighed together stand at an
