@@ -269,6 +269,7 @@ def bandwidth(setting: Setting) -> Race:
             f"{one.name}: weights read over memory read",
             one.name,
             (MEMORY,),
+            0.85 if one in ours else None,
             factor=files.weight_bytes(made[one.name.split()[-1]]) / 1e9,
         )
         for one in (*ours, *theirs)
