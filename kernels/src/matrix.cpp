@@ -1,7 +1,7 @@
-// From a file's blocks to panels. Plain code: it runs once a model.
+// From a file's blocks to panels. Plain code, but every start waits for it: four levels are put at once.
 #include "matrix.h"
 
-
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +17,6 @@
 #include "half.h"
 
 namespace {
-
 
 // The levels of one row's next block, its scales and what is added; `parts` of each 32 levels.
 struct Block {
@@ -224,13 +223,15 @@ struct Place {
       scales[part * 16 + lane] = finite_half(scale[part]);
       if (t.minima) scales[(t.parts + part) * 16 + lane] = finite_half(low[part]);
     }
+    uint32_t four[8];  // levels each: of one word of the panel, or of half a one
+    std::memcpy(four, level, 32);
+    for (int word = 0; word < (t.bits == 8 ? 8 : 4); word++) {
+      uint32_t both = t.bits == 8 ? four[word] : (four[word] & 0x0f0f0f0f) | (four[4 + word] & 0x0f0f0f0f) << 4;
+      std::memcpy(levels + word * 64 + lane * 4, &both, 4);
+    }
+    if (t.bits != 5 && t.bits != 6) return;
     for (int i = 0; i < 32; i++) {
       int word = i / 4, at = lane * 4 + i % 4;
-      if (t.bits == 8) {
-        levels[word * 64 + at] = level[i];
-        continue;
-      }
-      levels[word % 4 * 64 + at] |= (uint8_t)((level[i] & 15) << (word / 4 * 4));
       if (t.bits == 5) levels[256 + word * 8 + at / 8] |= (uint8_t)((level[i] >> 4) << (at % 8));
       if (t.bits == 6) levels[256 + word / 4 * 64 + at] |= (uint8_t)((level[i] >> 4) << (word % 4 * 2));
     }
@@ -290,6 +291,27 @@ Matrix pack_blocks(const std::string& kind, const uint8_t* blocks, int64_t rows,
   throw std::invalid_argument("no kernel takes weights of kind " + kind);
 }
 
+// The largest magnitude of some numbers, which are refused if one of them is not finite.
+static float largest_of(const float* x, int64_t count) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < count; i++) most = std::max(most, bits_of(x[i]) & 0x7fffffff);
+  if (most >= 0x7f800000) throw std::invalid_argument("weights that are not finite");
+  return float_of(most);
+}
+
+// `width` numbers as levels around 128, of which `count` are given; returns their scale.
+static float to_levels(const float* x, int count, int width, uint8_t* level) {
+  constexpr float kWhole = 12582912;  // 1.5 · 2²³: added, a small number is rounded to a whole one, ties to even
+  float scale = from_half(finite_half(largest_of(x, count) / 127));
+  std::memset(level, 128, (size_t)width);
+  if (scale == 0) return scale;
+  for (int i = 0; i < count; i++) {
+    int q = (int)(bits_of(x[i] / scale + kWhole) - bits_of(kWhole));
+    level[i] = (uint8_t)(std::min(std::max(q, -127), 127) + 128);
+  }
+  return scale;
+}
+
 Matrix pack_floats(const std::string& kind, const float* values, int64_t rows, int64_t columns) {
   Form form = kind == "f32" ? Form::f32 : kind == "bf16" ? Form::bf16 : kind == "q8_0" ? Form::q8
               : kind == "wide" ? Form::wide : Form::none;
@@ -297,8 +319,7 @@ Matrix pack_floats(const std::string& kind, const float* values, int64_t rows, i
   Matrix m = allocate(form, kind, rows, columns);
   for (int64_t r = 0; r < rows; r++) {
     const float* row = values + r * columns;
-    for (int64_t c = 0; c < columns; c++)
-      if (!std::isfinite(row[c])) throw std::invalid_argument("weights that are not finite");
+    largest_of(row, columns);
     uint8_t* panel = m.data.get() + (size_t)(r / 16) * m.panel_bytes;
     if (form == Form::f32 || form == Form::bf16) {
       for (int64_t c = 0; c < columns; c++)
@@ -306,24 +327,17 @@ Matrix pack_floats(const std::string& kind, const float* values, int64_t rows, i
         else ((uint16_t*)panel)[c / 2 * 32 + r % 16 * 2 + c % 2] = to_bf16(row[c]);
       continue;
     }
-    int64_t width = form == Form::wide ? kWide : 32;
+    int width = form == Form::wide ? kWide : 32;
     for (int64_t c = 0; c < columns; c += width) {
-      int count = (int)(columns - c < width ? columns - c : width);
-      float most = 0;
-      for (int i = 0; i < count; i++) most = std::fmax(most, std::fabs(row[c + i]));
-      float scale = from_half(to_half(most / 127));
       uint8_t level[kWide];
-      for (int i = 0; i < width; i++) {
-        float q = i < count && scale > 0 ? std::nearbyint(row[c + i] / scale) : 0;
-        level[i] = (uint8_t)(std::fmin(std::fmax(q, -127), 127) + 128);
-      }
+      float scale = to_levels(row + c, (int)std::min<int64_t>(columns - c, width), width, level);
       if (form == Form::q8) {
         Place(m, (int)r, (int)(c / 32)).put(level, &scale, nullptr);
         continue;
       }
       ((uint16_t*)panel)[c / kWide * 16 + r % 16] = to_half(scale);
       uint8_t* levels = panel + wide_scales(m.blocks) + c * 16;
-      for (int i = 0; i < kWide; i++) levels[i / 4 * 64 + r % 16 * 4 + i % 4] = level[i];
+      for (int i = 0; i < kWide; i += 4) std::memcpy(levels + i * 16 + r % 16 * 4, level + i, 4);
     }
   }
   return m;
