@@ -72,6 +72,7 @@ class Config(BaseSettings):
     json_schema: Path | None = None
     regex: str | None = None
     speculate: bool | None = None
+    cut_repeats: bool | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     lambda_knn: FiniteFloat | None = None
 

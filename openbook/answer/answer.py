@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openbook.lm.decoding.draft import Reason
 from openbook.mix.evidence import Evidence
 from openbook.mix.source import Kind
 
@@ -68,7 +69,11 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """See `docs/evidence.md`. `evidence` holds the arrays behind it; it is not stored with the JSON."""
+    """See `docs/evidence.md`. `evidence` holds the arrays behind it; it is not stored with the JSON.
+
+    `ended` says why nothing follows (`openbook.lm.decoding.draft`): "repetition" where repeats were withdrawn; None
+    where nothing was written. An abstained answer has a text only where that was written before it was doubted.
+    """
 
     question: str
     text: str
@@ -82,6 +87,7 @@ class Answer:
     tokens: tuple[Token, ...]
     citations: tuple[Citation, ...]
     timings: Mapping[str, float]
+    ended: Reason | None = None
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +97,7 @@ class Answer:
             "answer": self.text,
             "abstained": self.abstained,
             "reason": self.reason,
+            "ended": self.ended,
             "seed": self.seed,
             "model": self.model,
             "book": dict(self.book),

@@ -13,7 +13,8 @@ from openbook.book.embedder import Embedder
 from openbook.book.store import Book
 from openbook.errors import Fault
 from openbook.lm.backends.threads import each_within
-from openbook.lm.decoding.draft import Draft
+from openbook.lm.decoding.draft import Draft, Reason
+from openbook.lm.decoding.repeats import Repeats, unrepeated
 from openbook.lm.decoding.stops import Spelling, spelled
 from openbook.lm.model import LanguageModel, load_model
 from openbook.mix.beam import search
@@ -79,6 +80,8 @@ class _Writing:
         if not self.question:
             raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
         self.clock = _Clock()
+        self.ended: Reason | None = None
+        self.repeats = Repeats()
 
     def stream(self) -> Generator[Token, None, Answer]:
         """Tokens as they are written; the generator returns the whole answer."""
@@ -99,11 +102,12 @@ class _Writing:
             if not steps:
                 return self._answer(reading, [], [], "the model ended its answer before the first word")
             # The first token was ready with the reading; each later one, and the end token, took a step.
-            clock.rate(min(len(steps), reader.settings.max_tokens - 1))
+            written = max(len(steps), self.repeats.count)  # also what was withdrawn
+            clock.rate(min(written, reader.settings.max_tokens - 1))
             clock.timings["steps"] = reading.tally.steps
             if reading.speculation is not None:
                 clock.timings |= {"proposed": reading.tally.proposed, "accepted": reading.tally.accepted}
-            return self._answer(reading, steps, tokens, None)
+            return self._answer(reading, steps, tokens, self._reason_to_doubt(reading, steps))
         finally:  # also where nobody wanted the rest
             if reader.kept is not None:
                 reader.kept.flush()
@@ -117,16 +121,40 @@ class _Writing:
             f"than the model alone does, {margin:.1f} are asked for"
         )
 
+    def _reason_to_doubt(self, reading: Reading, steps: list[Step]) -> str | None:
+        """The margin again, of an answer that went round in a circle: what stays of it may be an empty phrase.
+
+        Other answers with few bits may be right: a model that knows the answer itself needs no passage for it.
+        """
+        margin = self.reader.settings.margin
+        if margin is None or not self.repeats.withdrawn:
+            return None
+        bits_T = Evidence.of(reading.mixture.labels, reading.mixture.weights, steps).bits_T
+        if bits_T is None or (bits := float(bits_T.sum())) >= margin:
+            return None
+        return (
+            f"the model said the same over and over, and little of it comes from the book: the passages make it "
+            f"{bits:.1f} bits likelier than the model alone does, {margin:.1f} are asked for"
+        )
+
     def _write(self, reading: Reading) -> Generator[Token, None, tuple[list[Step], list[Token]]]:
         """Each token as soon as its text is sure, and in the end the steps they come from."""
         tokenizer, end = self.reader.model.tokenizer, 0
         steps: list[Step] = []
         tokens: list[Token] = []
-        for step, text in spelled(self._steps(reading), lambda step: step.token, Spelling(tokenizer, self._stops)):
+        spelling = Spelling(tokenizer, self._stops)
+        pieces = spelled(self._steps(reading), lambda step: step.token, spelling)
+        if self.reader.settings.cut_repeats and self.reader.settings.constraint is None:
+            pieces = unrepeated(pieces, lambda step: step.token, self.repeats)
+        for step, text in pieces:
             tokens.append(token_of(step, text, end, reading.mixture))
             steps.append(step)
             end += len(text)
             yield tokens[-1]
+        if self.repeats.withdrawn:
+            self.ended = "repetition"
+        elif spelling.stopped:
+            self.ended = "stop"
         return steps, tokens
 
     @property
@@ -147,11 +175,11 @@ class _Writing:
             guesses = reading.speculation
             limit = settings.max_tokens
             yield from generate(mixture, settings.sampling, draft, limit, fixed_prior=fixed, speculation=guesses)
-            fits = draft.fits
+            fits, self.ended = draft.fits, draft.reason
         else:
             draft.spelling = Spelling(model.tokenizer, self._stops) if self._stops else None
             best = search(mixture, settings.beams, draft, settings.max_tokens, penalty=penalty)[0]
-            fits = best.fits
+            fits, self.ended = best.fits, best.reason
             yield from best.steps
         if settings.constraint is not None and not fits:
             raise Fault(
@@ -162,7 +190,7 @@ class _Writing:
     def _answer(self, reading: Reading | None, steps: list[Step], written: list[Token], withheld: str | None) -> Answer:
         reader = self.reader
         evidence = None
-        if reading is not None and withheld is None:
+        if reading is not None and steps:
             evidence = Evidence.of(reading.mixture.labels, reading.mixture.weights, steps)
         sources = sources_of(reading, evidence) if reading is not None else ()
         # White space around an answer is nothing, unless the answer's form was demanded.
@@ -179,8 +207,9 @@ class _Writing:
             settings=reader.settings.summary(),
             sources=sources,
             tokens=tokens,
-            citations=cite(text, tokens, sources),
+            citations=cite(text, tokens, sources) if withheld is None else (),
             timings=self.clock.timings,
+            ended=self.ended,
             evidence=evidence,
         )
 

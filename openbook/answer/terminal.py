@@ -81,7 +81,7 @@ class Stream:
         self._console.print("\n" if self._column else "")
         reading = read(answer)
         if reading.abstained:
-            _print(self._console, _not_answered(reading))
+            _print(self._console, _not_answered(reading, above=True))
         _rest(reading, self._console, quote=True)
 
     def _take(self, part: str, style: Style) -> None:
@@ -176,11 +176,14 @@ def _signs(citations: Sequence[Citation], console: Console) -> Text:
     return signs
 
 
-def _not_answered(reading: Reading) -> Text:
+def _not_answered(reading: Reading, above: bool = False) -> Text:
+    """Why nothing was answered. A text there is all the same stands `above`, or is to be printed under this."""
     said = Text("Not answered: ", "bold").append(
         reading.reason or "nothing in the book answers this.", Style(bold=False)
     )
-    return said.append("\nWhat the model would have written:", "dim") if reading.draft else said
+    if not reading.draft:
+        return said
+    return said.append("\nAbove: what the model wrote." if above else "\nWhat the model would have written:", "dim")
 
 
 def _rest(reading: Reading, console: Console, quote: bool = False) -> None:

@@ -134,6 +134,15 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
+    cut_repeats: Annotated[
+        bool | None,
+        typer.Option(
+            "--cut-repeats/--no-cut-repeats",
+            metavar="",
+            help="End an answer that repeats itself over and over, and withdraw the repeats; else on.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
     ] = None,
@@ -146,7 +155,7 @@ def ask(
 ) -> None:
     """Answer a question from your documents, and show which passage each word came from.
 
-    It abstains, with exit status 3, where no passage has to do with the question.
+    It abstains, with exit status 3, where no passage has to do with the question, or the model only repeated itself.
     """
     config = options.configure(
         book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
@@ -154,7 +163,7 @@ def ask(
         precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
         lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
         length_penalty=length_penalty, early_stopping=early_stopping, stop=tuple(stop) if stop else None,
-        json_schema=json_schema, regex=regex, speculate=speculate,
+        json_schema=json_schema, regex=regex, speculate=speculate, cut_repeats=cut_repeats,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -202,7 +211,7 @@ def settings_of(config: Config) -> Settings:
         return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
     drawn = chosen("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop", "speculate")
+    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop", "speculate", "cut_repeats")
     settings = replace(
         Settings(),
         sampling=replace(Sampling(), **drawn),

@@ -31,6 +31,8 @@ class Settings:
     None never withholds. Tokens are chosen by `sampling`, or searched for by `beams`, up to a `stop` string; under a
     `constraint` an answer satisfies it, or is a fault. `speculate`: read ahead what is being copied
     (`openbook.mix.speculation`); None: where that cannot change a bit of an answer (`Runner.batch_invariant`).
+    `cut_repeats`: an answer ends where it goes round in a circle, and says nothing twice over
+    (`openbook.lm.decoding.repeats`); one under a constraint is left alone.
     """
 
     passages: int = 5
@@ -47,6 +49,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     speculate: bool | None = None
+    cut_repeats: bool = True
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -99,4 +102,5 @@ class Settings:
             "stop": list(self.stop),
             "constraint": None if self.constraint is None else {self.constraint.kind: self.constraint.text},
             "speculate": self.speculate,
+            "cut_repeats": self.cut_repeats,
         }

@@ -31,6 +31,8 @@ _KINDS = {
     "model": "A model",
     "image": "An image",
 }
+_ENDED = {"limit": "at the most tokens that were asked for", "repetition": "where it only repeated itself"}
+"""Why an answer is shorter than the model would have made it."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ def owner(responsibility: object, sources: Sequence[Source]) -> Source | None:
 
 
 def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What made the answer, as label and value: model, book, settings, seed, timings."""
+    """What made the answer, as label and value: model, book, settings, seed, why it ended early, timings."""
     if model := clean(text_of(answer.get("model"))):
         yield "model", model
     book = answer.get("book")
@@ -311,6 +313,8 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield group, " · ".join(told)
         if group == "settings" and answer.get("seed") is not None:
             yield "seed", clean(text_of(answer.get("seed")))
+        if group == "settings" and (ended := _ENDED.get(text_of(answer.get("ended")))):
+            yield "ended", ended
 
 
 def _fact(key: str, value: object) -> str:

@@ -74,11 +74,12 @@ class NativeRunner:
         self._plan = plan(spec) if spec.head else None
         if spec.head:
             make_cache(spec, caching, 1, 1, self.dtype, torch.device("meta"))  # refuses now what it cannot keep
-        builder = Builder(spec, state, precision)
-        self._tables = Tables(spec, builder)
         self.isa = isa or k.isas()[0]
         self.arithmetic = f"native-{k.__version__}-{self.isa}"  # what the bits of a prefix depend on
-        self._engine = k.Engine(builder.model(), team(threads or meant_threads()), self.isa)
+        with self.alone():  # weights are turned by torch a few rows at a time, too few to share
+            builder = Builder(spec, state, precision)
+            self._tables = Tables(spec, builder)
+            self._engine = k.Engine(builder.model(), team(threads or meant_threads()), self.isa)
         self._turn = Lock()
         self._keys: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], Any]] = weakref.WeakKeyDictionary()
 

@@ -16,7 +16,8 @@ from openbook.lm.decoding.constrain import Guide
 from openbook.lm.decoding.sampling import penalise
 from openbook.lm.decoding.stops import Spelling
 
-Reason = Literal["end", "stop", "complete", "limit"]
+Reason = Literal["end", "stop", "complete", "limit", "repetition"]
+"""Why a text is over; "repetition" (it went round in a circle) is found by who spells it, not by its draft."""
 
 
 class Draft:

@@ -16,6 +16,7 @@ from openbook.lm.decoding.beam import Beams, Found, beam_search
 from openbook.lm.decoding.constrain import Constraint, Guide
 from openbook.lm.decoding.draft import Draft, Reason
 from openbook.lm.decoding.hypotheses import Hypotheses, Text
+from openbook.lm.decoding.repeats import Repeats, unrepeated
 from openbook.lm.decoding.sampling import Sampling
 from openbook.lm.decoding.stops import Spelling, check_stops, spelled
 from openbook.lm.model import LanguageModel
@@ -35,7 +36,8 @@ class Writing(Iterator[Piece]):
     """A text as it is written: an iterator over its pieces, whose texts join to it.
 
     When it has ended, `reason` says why (`Draft`), and `fits` whether the text satisfies the constraint, if there was
-    one: at the limit it may not.
+    one: at the limit it may not. With `cut_repeats` it ends where it goes round in a circle, with "repetition"
+    (`openbook.lm.decoding.repeats`); what is held to a form is left alone.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Writing(Iterator[Piece]):
         stop: Sequence[str] = (),
         guide: Guide | None = None,
         seen: Collection[int] = (),
+        cut_repeats: bool = False,
     ) -> None:
         self.sampling, self.beams = sampling or Sampling(), beams
         check_together(self.sampling, beams, stop, guide)
@@ -58,6 +61,7 @@ class Writing(Iterator[Piece]):
         self.reason: Reason | None = None
         self.fits: bool | None = None
         self._constrained = guide is not None
+        self._repeats = Repeats() if cut_repeats and guide is None else None
         spelling = Spelling(tokenizer, stop) if beams and stop else None
         self._draft = Draft(tokenizer.eos_ids, seen=seen, guide=guide, spelling=spelling)
         self._pieces = self._spelled(Spelling(tokenizer, stop))
@@ -70,10 +74,15 @@ class Writing(Iterator[Piece]):
             chosen = self._searched(self.beams)
         else:
             chosen = choose(self.hypotheses, self._draft, self.sampling, self.max_tokens)
-        for (token, log_p), text in spelled(chosen, lambda pair: pair[0], spelling):
+        pieces = spelled(chosen, lambda pair: pair[0], spelling)
+        if self._repeats is not None:
+            pieces = unrepeated(pieces, lambda pair: pair[0], self._repeats)
+        for (token, log_p), text in pieces:
             yield Piece(token, text, log_p)
         if not self.beams:
             self._end("stop" if spelling.stopped else self._draft.reason, self._draft.fits)
+        if self._repeats is not None and self._repeats.withdrawn:
+            self.reason = "repetition"
 
     def _searched(self, beams: Beams) -> Iterator[tuple[int, float]]:
         penalty = self.sampling.repetition_penalty
@@ -95,11 +104,13 @@ def generate(
     max_tokens: int = 64,
     stop: Sequence[str] = (),
     constraint: Constraint | None = None,
+    cut_repeats: bool = False,
 ) -> Writing:
     """What the model writes after a prompt: text, taken as it is with a BOS where the model wants one, or tokens.
 
     For an answer to chat messages give `model.tokenizer.encode_chat(messages)`. Greedy unless `sampling` or `beams`
-    say otherwise; the tokens of the prompt count for a repetition penalty. Raises `Fault` for what does not go
+    say otherwise; the tokens of the prompt count for a repetition penalty. `cut_repeats` ends a text that goes round in a
+    circle and withdraws what only repeats; off, what is written is the model's own to the last token. Raises `Fault` for what does not go
     together, and for a prompt longer than the context.
     """
     tokens = model.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
@@ -113,6 +124,7 @@ def generate(
         stop=stop,
         guide=None if constraint is None else model.guides.guide(constraint),
         seen=tokens,
+        cut_repeats=cut_repeats,
     )
 
 
