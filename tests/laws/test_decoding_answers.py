@@ -101,6 +101,40 @@ def test_what_is_copied_again_and_again_takes_fewer_steps(reader: Reader) -> Non
     assert answer.timings["steps"] < answered(reader, **{**form, "speculate": False}).timings["steps"] - 20
 
 
+@pytest.mark.parametrize("way", ["greedy", "beams", "read ahead"])
+def test_an_answer_that_goes_round_in_a_circle_says_it_once(reader: Reader, way: str) -> None:
+    """What stays has the numbers that it has where all is shown; what was withdrawn has none."""
+    how = {"greedy": {}, "beams": {"beams": Beams(2)}, "read ahead": {"speculate": True}}[way] | {"max_tokens": 100}
+    whole = answered(reader, cut_repeats=False, **how)
+    cut = answered(reader, **how)
+    assert whole.ended == "limit" and cut.ended == "repetition" and not cut.abstained
+    assert len(cut.tokens) < len(whole.tokens) == 100 and whole.text.startswith(cut.text)
+    count = len(cut.tokens)
+    assert cut.tokens[: count - 1] == whole.tokens[: count - 1]  # the last may have lost white space
+    assert cut.evidence is not None and whole.evidence is not None
+    np.testing.assert_array_equal(cut.evidence.log_p_TS, whole.evidence.log_p_TS[:count])
+    settings = replace(reader.settings, **how)
+    seen = list(stream(QUESTION, book=reader.book, model=reader.model, encoder=reader.encoder, settings=settings))
+    assert "".join(token.text for token in seen).strip() == cut.text and len(seen) == count
+    # One that is held to a form says it as often as the form demands.
+    assert answered(reader, constraint=Constraint("regex", "(ab){30}"), max_tokens=70).text == "ab" * 30
+
+
+def test_an_empty_phrase_that_was_said_over_and_over_is_no_answer(reader: Reader) -> None:
+    """The book must add as many bits to what stays as it must to the question; other answers may have fewer."""
+    cut = answered(reader, max_tokens=100)
+    assert cut.evidence is not None and cut.evidence.bits_T is not None
+    bits = float(cut.evidence.bits_T.sum())
+    margin = bits + 0.01
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openbook.mix.reading.Believed.lift_bits", margin)
+        doubted = answered(reader, max_tokens=100, margin=margin)
+        assert doubted.abstained and "over and over" in (doubted.reason or "") and doubted.ended == "repetition"
+        assert doubted.text == cut.text and doubted.tokens == cut.tokens and not doubted.citations
+        assert not answered(reader, max_tokens=100, margin=margin, cut_repeats=False).abstained
+        assert not answered(reader, max_tokens=100, margin=bits - 0.01).abstained
+
+
 def test_one_beam_and_a_penalty_of_one_are_greedy(reader: Reader) -> None:
     plain = answered(reader)
     assert answered(reader, beams=Beams(1)).text == plain.text
@@ -193,6 +227,8 @@ def test_options_variables_and_the_file_say_how_an_answer_is_written(
     assert made.constraint == Constraint("json_schema", '{"type": "integer"}')
     assert settings_of(load_config(speculate=False)).speculate is False
     assert settings_of(load_config()).speculate is None
+    assert settings_of(load_config(cut_repeats=False)).cut_repeats is False
+    assert settings_of(load_config()).cut_repeats is True
     assert settings_of(load_config(regex="a+")).constraint == Constraint("regex", "a+")
     monkeypatch.setenv("OPENBOOK_STOP", "\n\n")
     assert settings_of(load_config()).stop == ("\n\n",)

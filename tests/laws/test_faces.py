@@ -201,6 +201,23 @@ def test_an_abstention_says_so_and_shows_what_was_found() -> None:
     assert "Not answered: too far off" in printed(answer)
 
 
+def test_an_answer_says_why_it_ended_early() -> None:
+    for ended, words in (("repetition", "where it only repeated itself"), ("limit", "at the most tokens")):
+        told = " ".join(printed(sample() | {"ended": ended}).split())
+        assert f"ended {words}" in told and words in render_html(sample() | {"ended": ended})
+    assert "ended" not in printed(sample() | {"ended": "end"}) + printed(sample())
+
+
+def test_a_text_that_is_no_answer_is_shown_as_one_that_is_not() -> None:
+    """It was streamed before it was doubted: then it stands above what is said of it."""
+    answer = sample() | {"abstained": True, "reason": "said over and over", "citations": []}
+    beginning = answer["answer"].split()[0]
+    shown, streamed = printed(answer), printed(answer, stream=True)
+    assert shown.index("Not answered") < shown.index("would have written") < shown.rindex(beginning)
+    assert streamed.index(beginning) < streamed.index("Not answered: said over and over") < streamed.index("Above:")
+    assert "What the model would have written:" in render_html(answer)
+
+
 # --- The palette. -------------------------------------------------------------------------------------------------
 
 

@@ -109,9 +109,9 @@ def generate(
     """What the model writes after a prompt: text, taken as it is with a BOS where the model wants one, or tokens.
 
     For an answer to chat messages give `model.tokenizer.encode_chat(messages)`. Greedy unless `sampling` or `beams`
-    say otherwise; the tokens of the prompt count for a repetition penalty. `cut_repeats` ends a text that goes round in a
-    circle and withdraws what only repeats; off, what is written is the model's own to the last token. Raises `Fault` for what does not go
-    together, and for a prompt longer than the context.
+    say otherwise; the tokens of the prompt count for a repetition penalty. `cut_repeats` ends a text that goes round in
+    a circle and withdraws what only repeats; off, what is written is the model's own to the last token. Raises `Fault`
+    for what does not go together, and for a prompt longer than the context.
     """
     tokens = model.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
     check_together(sampling or Sampling(), beams, stop, constraint)
