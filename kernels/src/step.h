@@ -7,7 +7,6 @@
 #include "model.h"
 
 constexpr int kFew = 8;    // rows that every member prepares for itself, rather than wait for each other
-constexpr int kPieces = 1;  // of a matrix, for each member
 constexpr int kMany = 12;  // new tokens of a row from which on its keys are laid out for them
 
 inline int padded(int n) { return (n + 15) / 16 * 16; }
@@ -88,7 +87,7 @@ class Step {
     });
   }
   template <class F> void each_panels(int panels, F&& f) {
-    int piece = std::max(1, (panels + kPieces * team.active() - 1) / (kPieces * team.active()));
+    int piece = std::max(1, (panels + team.active() - 1) / team.active());
     team.each((panels + piece - 1) / piece, [&](int i) { f(i * piece, std::min(panels, (i + 1) * piece)); });
   }
 
