@@ -1,7 +1,7 @@
 """A text that goes round in a circle: where it began to, and from where on it says nothing new.
 
 Small models do so under greedy choices: what was just said is the likeliest thing to be said next, the more the more
-often it was said (Holtzman 2020, arXiv 1904.09751, section 4.3). A penalty on every token that was written also forbids
+often it was said (Holtzman 2020, arXiv 1904.09751, figure 4). A penalty on every token that was written also forbids
 what an answer should say twice; here nothing is forbidden, and only the circle is withdrawn.
 
 **A run** of period p is an end of the text in which every token is the one p places before it. Its first p tokens are
