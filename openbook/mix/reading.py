@@ -114,10 +114,10 @@ class Reader:
         prior_S = np.log([hit.prior for hit in hits])
         return source, Believed(prior_S, asked_S[:-1], float(asked_S[-1]), self.settings)
 
-    def branches(self, question: str, branches: Sequence[Branch]) -> Branches:
-        """These branches with the question read, ready to write."""
+    def branches(self, question: str, branches: Sequence[Branch], room: int | None = None) -> Branches:
+        """These branches with the question read, ready to write; `room`: so many tokens, else as the settings say."""
         framing = Framing(self.model.tokenizer, self.settings.prompt)
-        room = self.settings.max_tokens
+        room = self.settings.max_tokens if room is None else room
         return Branches(self.model, framing, branches, question, room=room, store=self.kept, progress=self.progress)
 
     def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
