@@ -192,14 +192,13 @@ class Branches:
         scores_S1V = self._first_SV[:, None]
         chunk = max(1, LOGIT_NUMBERS // (len(self.labels) * self._runner.spec.vocabulary))
         for start in range(0, len(tokens), chunk):
-            if start:
-                scores_S1V = scores_StV[:, -1:]
             here_St = rows_ST[:, start : start + chunk]
             scores_StV = self._read(here_St.tolist())
             before_StV = torch.cat([scores_S1V, scores_StV[:, :-1]], dim=1)
             log_z_St = normalisers(before_StV.flatten(0, 1)).reshape(here_St.shape)
             said_St = before_StV.gather(-1, here_St[..., None].to(before_StV.device))[..., 0].double().cpu().numpy()
             log_p_ST[:, start : start + chunk] = said_St - log_z_St
+            scores_S1V = scores_StV[:, -1:]
         return log_p_ST
 
     def step_each(self, tokens: Sequence[int]) -> Tensor:
