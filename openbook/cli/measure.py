@@ -1,4 +1,4 @@
-"""Commands that measure: `eval qa`."""
+"""Commands that measure: `eval qa`, `eval lm`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openbook.cli import options
+from openbook.cli import measure_lm, options
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
@@ -22,6 +22,7 @@ group = typer.Typer(no_args_is_help=True, help="Measure answers on a file in a p
 def register(app: typer.Typer) -> None:
     """Add these commands to the app."""
     group.command(epilog="Example:  openbook eval qa squad-dev-1.1-open.json.gz --questions 200")(qa)
+    group.command(epilog=measure_lm.EPILOG)(measure_lm.lm)
     app.add_typer(group, name="eval")
 
 

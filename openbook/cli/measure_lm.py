@@ -1,0 +1,119 @@
+"""`eval lm`: perplexity of held-out text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.output import out, print_json, progress_bar
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.config import Config
+    from openbook.measure.lm import Subject, Way
+
+EPILOG = "Example:  openbook eval lm held-out/*.txt --book notes.book --tokens 2000"
+
+
+def lm(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Held-out texts, of any kind that is read.")],
+    book: options.Book = None,
+    way: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A way of foretelling; more than once. Else all there are.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Foretell the first N of each file; else all.")
+    ] = None,
+    window: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens that are read at once.")] = 256,
+    overlap: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of them, tokens of the window before: context alone.")
+    ] = 128,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
+    ] = None,
+    precision: options.Precision = None,
+    backend: options.Backend = None,
+    kv_codec: options.KvCodec = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Perplexity of held-out text under several ways of foretelling it; the book must not hold that text."""
+    if overlap >= window:
+        raise typer.BadParameter(f"--overlap is {overlap}; it must be below --window, {window}")
+    config = options.configure(book=book, model=model, precision=precision, backend=backend, kv_codec=kv_codec)
+    from openbook.book.documents import read
+
+    texts = [read(file).text for file in files]
+    from openbook.measure.lm import measure, ways
+
+    chosen = _chosen(way, ways(book is not None))
+    subject = _subject(config, book is not None)
+    with progress_bar() as progress:
+        made = measure(subject, texts, chosen, length=window, overlap=overlap, tokens=tokens, progress=progress)
+    if subject.kept is not None:
+        subject.kept.flush()
+    facts: dict[str, Any] = {
+        "files": [str(file) for file in files],
+        "tokens": made.tokens,
+        "bytes": made.bytes,
+        "window": window,
+        "overlap": overlap,
+        "model": subject.model.name,
+        "machine": _machine(subject),
+        "book": None if subject.book is None else {"path": str(subject.book.path), "version": subject.book.version},
+        "ways": made.figures(),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        _show(facts)
+
+
+def _chosen(names: list[str] | None, known: dict[str, Way]) -> list[tuple[str, Way]]:
+    if not names:
+        return list(known.items())
+    for name in names:
+        if name not in known:
+            raise Fault(f"no way is called {name!r} here; there are: {', '.join(known)} (some need --book DIR)")
+    return [(name, known[name]) for name in names]
+
+
+def _subject(config: Config, with_book: bool) -> Subject:
+    from openbook.cli.models import here
+
+    name = here(config.model or "smollm2")
+    from openbook.measure.lm import Subject
+
+    model = options.model_of(config, name)
+    if not with_book:
+        return Subject(model)
+    from openbook.book.store import open_book
+    from openbook.cli.books import encoder
+    from openbook.mix.reading import passage_cache
+
+    opened = open_book(config.book, create=False)
+    return Subject(model, opened, encoder(config), kept=passage_cache(opened, model, config.kv_memory, config.kv_disk))
+
+
+def _machine(subject: Subject) -> str:
+    import torch
+
+    from openbook.measure.machine import processor
+
+    return f"{processor()}, {torch.get_num_threads()} threads, {subject.model.served}"
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.table import Column, Table
+
+    console = out()
+    head = f"{facts['tokens']:,} tokens in windows of {facts['window']} overlapping by {facts['overlap']}"
+    console.print(f"{head}; {facts['model']}; {facts['machine']}", markup=False)
+    names = ("perplexity", "bits a byte", "against the first", "seconds")
+    grid = Table("way", *(Column(name, justify="right") for name in names))
+    for name, by in facts["ways"].items():
+        change = f"{100 * (by['against'] - 1):+.1f} % ± {100 * by['error']:.1f}"
+        grid.add_row(name, f"{by['perplexity']:.2f}", f"{by['bits_per_byte']:.3f}", change, f"{by['seconds']:.1f}")
+    console.print(grid)
