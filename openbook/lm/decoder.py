@@ -48,11 +48,12 @@ class Decoder(Stack):
         *,
         memory: Memory | None = None,
         keep: slice | Sequence[int] = slice(None),
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
         """fp32 logits `[B, T', V]` of the columns in `keep` (a slice or indices; all by default).
 
         Without `positions_BT` the tokens follow what the cache holds. Without a cache nothing is kept. `memory` is what
-        cross-attention reads (`Stack.remember`).
+        cross-attention reads (`Stack.remember`). `tap_BTM`: see `Stack.hidden`.
         """
         cache = Transient(self.spec) if cache is None else cache
         if positions_BT is None:
@@ -60,6 +61,6 @@ class Decoder(Stack):
             next_B1 = cache.next_positions_B[:, None].to(tokens_BT.device)
             positions_BT = (next_B1 + steps_T).expand_as(tokens_BT)
         columns = keep if isinstance(keep, slice) else list(keep)
-        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory)[:, columns]
+        hidden_BTM = self.hidden(tokens_BT, positions_BT, cache, memory, tap_BTM)[:, columns]
         logits_BTV: Tensor = self.head(hidden_BTM, self.embedding.weight)
         return logits_BTV

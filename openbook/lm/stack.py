@@ -59,7 +59,7 @@ class Memory(NamedTuple):
 class Sight:
     """What the layers of one forward share: masks and rotary tables, each made once for all layers that agree.
 
-    `fixed`: no shape and no choice of kernels may depend on the values of tensors.
+    `fixed`: no shape and no choice of kernels may depend on the values of tensors. `tap_BTM`: see `Stack.hidden`.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Sight:
         memory: Memory | None,
         dtype: torch.dtype,
         fixed: bool = False,
+        tap_BTM: Tensor | None = None,
     ) -> None:
-        self.cache, self.memory, self.fixed = cache, memory, fixed
+        self.cache, self.memory, self.fixed, self.tap_BTM = cache, memory, fixed, tap_BTM
         self._stack, self._positions_BT, self._dtype = stack, positions_BT, dtype
         self._longest = int(positions_BT.max()) + 1 if stack.asks_length else 0
         self._tables: dict[tuple[RopeSpec, int], Rotary] = {}
@@ -161,6 +162,8 @@ class Layer(nn.Module):
         return out
 
     def _feed(self, n: Tensor, sight: Sight) -> Tensor:
+        if sight.tap_BTM is not None:
+            sight.tap_BTM.copy_(n)  # each layer writes over the one before: the last one's stays
         if sight.fixed and isinstance(self.spec.feed_forward, ExpertsSpec):
             return cast("Experts", self.feed_forward).fixed(n)
         out: Tensor = self.feed_forward(n)
@@ -220,17 +223,26 @@ class Stack(nn.Module):
         return added
 
     def hidden(
-        self, tokens_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, memory: Memory | None = None
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        cache: KeyValueCache,
+        memory: Memory | None = None,
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
         """Hidden states `[B, T, M]` of these tokens after what the cache holds; their keys are added to it.
 
         A position of −1 marks padding: it is embedded as position 0, seen by nobody, and its output means nothing.
+        Into `tap_BTM` goes what the last layer's feed-forward reads, 0 where there is padding.
         """
         cache.extend(positions_BT)
-        positions_BT = positions_BT.clamp(min=0)
+        given_BT, positions_BT = positions_BT, positions_BT.clamp(min=0)
         if self.positions is not None and positions_BT.numel():
             self.refuse_beyond(int(positions_BT.max()))
-        return self.run(tokens_BT, positions_BT, cache, memory)
+        hidden_BTM = self.run(tokens_BT, positions_BT, cache, memory, tap_BTM=tap_BTM)
+        if tap_BTM is not None:
+            tap_BTM.masked_fill_((given_BT < 0)[..., None], 0)
+        return hidden_BTM
 
     def refuse_beyond(self, position: int) -> None:
         """Raise a `Fault` if the table of learned positions has no such position."""
@@ -245,13 +257,14 @@ class Stack(nn.Module):
         memory: Memory | None = None,
         *,
         fixed: bool = False,
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
         """As `hidden`, of tokens that the cache was told of, at positions from 0 on that were found to be in range.
 
         `fixed`: with no shape and no choice of kernels that depends on the values of tensors.
         """
         x = self._embed(tokens_BT, positions_BT)
-        sight = Sight(self, positions_BT, cache, memory, x.dtype, fixed)
+        sight = Sight(self, positions_BT, cache, memory, x.dtype, fixed, tap_BTM)
         for layer in self.layers:
             x = layer(x, sight)
         return x if self.norm is None else self.norm(x)

@@ -122,6 +122,14 @@ class Tokenizer:
         ids: list[int] = self._plain.encode(well_formed(text), add_special_tokens=special).ids
         return ids
 
+    def encode_at(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each id the character of the text where what it stands for begins.
+
+        A character in several pieces gives each of them its own place.
+        """
+        encoding = self._plain.encode(well_formed(text), add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """`encode` of each text, in parallel."""
         sound = list(map(well_formed, texts))

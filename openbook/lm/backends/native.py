@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from operator import is_not
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from openbook.errors import Fault
 from openbook.lm.backends.native_build import Builder, Weight, kernels, unsupported
 from openbook.lm.backends.native_tables import Tables
-from openbook.lm.backends.runner import CHUNK
+from openbook.lm.backends.runner import CHUNK, Hidden
 from openbook.lm.backends.threads import threads as meant_threads
 from openbook.lm.backends.threads import torch_rests
 from openbook.lm.cache.codecs import Parts
@@ -34,14 +34,6 @@ from openbook.lm.spec import ModelSpec, SpecError
 
 CPU = torch.device("cpu")
 STORES = {("raw", torch.float32): 0, ("raw", torch.bfloat16): 1, ("int8", None): 2, ("int4", None): 3}
-
-
-class Hidden(NamedTuple):
-    """What a forward knew on its way, fp32 `[B, T, M]`: the output of the last norm, and what the last layer's
-    feed-forward read (the keys of kNN-LM, Khandelwal 2020)."""
-
-    last_BTM: Tensor
-    feed_forward_BTM: Tensor
 
 
 class NativeRunner:
@@ -102,13 +94,14 @@ class NativeRunner:
         *,
         positions_BT: Tensor | None = None,
         keep: slice | Sequence[int] = slice(None),
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
         if not self.spec.head:
             raise ValueError("an encoder has no logits; ask for its hidden states")
         B, T = tokens_BT.shape
         kept = list(range(T)[keep]) if isinstance(keep, slice) else [range(T)[int(column)] for column in keep]
         logits_BTV = torch.empty(B, len(kept), self.spec.vocabulary)
-        self._run(tokens_BT, positions_BT, cache, kept, logits_BTV)
+        self._run(tokens_BT, positions_BT, cache, kept, logits_BTV, (None, tap_BTM))
         return logits_BTV
 
     def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ CHUNK = 512
 
 FEW = 12
 """New tokens of a row from which on a backend may compute them together in another order than one by one."""
+
+
+class Hidden(NamedTuple):
+    """What a forward knew on its way, fp32 `[B, T, M]`: the output of the last norm, and what the last layer's
+    feed-forward read (the keys of kNN-LM, Khandelwal 2020)."""
+
+    last_BTM: Tensor
+    feed_forward_BTM: Tensor
 
 
 class Runner(Protocol):
@@ -47,12 +55,18 @@ class Runner(Protocol):
         *,
         positions_BT: Tensor | None = None,
         keep: slice | Sequence[int] = slice(None),
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
         """fp32 logits `[B, T', V]` of the columns in `keep`; each row goes on at its own next position.
 
         `keep` is a slice, or one or more ascending indices. Of other columns no logits are computed: the head is a
         large part of a model. `positions_BT` says otherwise where rows are padded: −1 stands for no token.
+        Into `tap_BTM`, fp32 zeros `[B, T, M]` on this device, goes what the last layer's feed-forward read of every
+        column: the same forward gives the logits and the key under which kNN-LM looks for neighbours.
         """
+
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:
+        """Hidden states of these tokens, whose keys are added to the cache; 0 where a position is −1."""
 
     def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
         """Read texts of any length into a cache, in chunks: fp32 logits `[B, V]` of the last column alone.

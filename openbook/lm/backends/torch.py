@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from openbook.lm.backends.runner import CHUNK
+from openbook.lm.backends.runner import CHUNK, Hidden
 from openbook.lm.backends.static import StaticSteps
 from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
 from openbook.lm.cache.prefixes import Prefix
+from openbook.lm.cache.protocol import Transient
 from openbook.lm.decoder import Decoder
 from openbook.lm.device import default_device as default_device
 from openbook.lm.device import default_dtype as default_dtype
@@ -85,14 +86,25 @@ class TorchRunner:
         *,
         positions_BT: Tensor | None = None,
         keep: slice | Sequence[int] = slice(None),
+        tap_BTM: Tensor | None = None,
     ) -> Tensor:
-        if self.steps is not None and positions_BT is None and isinstance(cache, DenseCache):
+        if self.steps is not None and tap_BTM is None and positions_BT is None and isinstance(cache, DenseCache):
             logits_B1V = self.steps.step(tokens_BT, cache)
             if logits_B1V is not None:
                 return logits_B1V[:, keep if isinstance(keep, slice) else list(keep)]
         at_BT = None if positions_BT is None else positions_BT.to(self.device)
-        logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep)
+        logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep, tap_BTM=tap_BTM)
         return logits
+
+    @torch.inference_mode()
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:
+        held = Transient(self.spec) if cache is None else cache
+        if positions_BT is None:
+            positions_BT = held.next_positions_B[:, None].cpu() + torch.arange(tokens_BT.shape[1])
+        at_BT = positions_BT.expand_as(tokens_BT).to(self.device)
+        tap_BTM = torch.zeros(*tokens_BT.shape, self.spec.width, device=self.device)
+        last_BTM = self.decoder.hidden(tokens_BT.to(self.device), at_BT, held, tap_BTM=tap_BTM).float()
+        return Hidden(last_BTM.masked_fill_((at_BT < 0)[..., None], 0), tap_BTM)
 
     @torch.inference_mode()
     def read(self, tokens_BT: Tensor, cache: Cache, *, positions_BT: Tensor | None = None) -> Tensor:
