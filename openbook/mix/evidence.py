@@ -83,11 +83,11 @@ class Evidence:
         the only source.
         """
         whole = self.log_mix_T.sum()
-        drops = [whole - self._log_p_of_answer(np.arange(len(self.labels)) != s) for s in range(len(self.labels))]
+        drops = [whole - self.log_p_with(np.arange(len(self.labels)) != s) for s in range(len(self.labels))]
         return np.array(drops)
 
-    def _log_p_of_answer(self, chosen_S: npt.NDArray[np.bool_]) -> float:
-        """The same answer's log-probability under the mixture of only these sources."""
+    def log_p_with(self, chosen_S: npt.NDArray[np.bool_]) -> float:
+        """The same answer's natural log-probability under the mixture of only these sources."""
         log_prior_S = self.weights.log_prior_S[chosen_S]
         if not chosen_S.any() or not np.isfinite(log_prior_S).any():
             return -np.inf
