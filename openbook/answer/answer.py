@@ -102,10 +102,10 @@ class Answer:
             "model": self.model,
             "book": dict(self.book),
             "settings": dict(self.settings),
-            "sources": [_source(s) for s in self.sources],
-            "tokens": [_plain(asdict(t)) for t in self.tokens],
-            "citations": [_plain(asdict(c)) for c in self.citations],
-            "timings": _plain(dict(self.timings)),
+            "sources": [source_dict(s) for s in self.sources],
+            "tokens": [plain(asdict(t)) for t in self.tokens],
+            "citations": [plain(asdict(c)) for c in self.citations],
+            "timings": plain(dict(self.timings)),
         }
 
     def show(self) -> None:
@@ -129,17 +129,18 @@ class Answer:
 _PLACE = ("document", "title", "heading", "page", "line", "span", "text")
 
 
-def _source(source: Source) -> dict[str, Any]:
-    values: dict[str, Any] = _plain(asdict(source))
+def source_dict(source: Source) -> dict[str, Any]:
+    """A source as JSON."""
+    values: dict[str, Any] = plain(asdict(source))
     return values if source.kind == "passage" else {k: v for k, v in values.items() if k not in _PLACE}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON values: tuples become lists, numbers are rounded to what they mean, the infinite and undefined is null."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value

@@ -38,6 +38,11 @@ def words(text: str) -> list[Word]:
     return [Word(m[0].casefold(), m.start(), m.end()) for m in _WORD.finditer(text)]
 
 
+def says_something(word: Word) -> bool:
+    """Whether it is none of the commonest words, which carry no claim."""
+    return word.folded not in _COMMON
+
+
 def best_span(sentence: str, passage: str) -> Span | None:
     """Character span of `passage` that best carries `sentence`, within one paragraph; it ends with a word that says
     something. None where no such word is shared."""

@@ -56,16 +56,16 @@ class Given:
         first = 0
         for span in sentences(self.text, 0, len(self.text)):
             last = first
-            while last < len(self.ids) and self._begins(last) < span[1]:
+            while last < len(self.ids) and self.begins(last) < span[1]:
                 last += 1
             for start in range(first, last, STRETCH):
                 stop = min(start + STRETCH, last)
                 whole = stop == last and start == first
-                found.append((span if whole else (self._begins(start), self.spans[stop - 1][1]), range(start, stop)))
+                found.append((span if whole else (self.begins(start), self.spans[stop - 1][1]), range(start, stop)))
             first = last
         return found
 
-    def _begins(self, token: int) -> int:
+    def begins(self, token: int) -> int:
         """Where a token's first character stands that is no white space."""
         start, end = self.spans[token]
         piece = self.text[start:end]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from openbook.answer import palette
 from openbook.answer.page.figures import percent, signed, superscript, weights
-from openbook.answer.page.reading import Citation, Mark, Piece, Reading, Source, clean, number, owner, read
+from openbook.answer.page.reading import Citation, Judged, Mark, Piece, Reading, Source, clean, number, owner, read
 
 CAVEAT = (
     "A colour says which source made the model write a word. Whether the passage supports the claim is for you to read."
@@ -28,6 +28,9 @@ AROUND = 160
 """Characters of a passage shown on either side of a cited place."""
 SAID = 48
 """Columns of the answer repeated where its text stands above without signs."""
+DOUBTED = Style(color=palette.HUES[6].either, reverse=True)
+VERDICTS = {"yes": Style(color=palette.HUES[2].either), "partly": Style(color=palette.HUES[1].either)}
+VERDICTS["no"] = Style(color=palette.HUES[6].either, bold=True)
 STRONG = 3
 """The level of ink from which a word is underlined as well as coloured."""
 
@@ -35,16 +38,44 @@ STRONG = 3
 def show(answer: Mapping[str, Any], console: Console) -> None:
     """Prints the answer's dict: question, answer, a bar a source, the cited passages, caveat and facts."""
     reading = read(answer)
-    _print(console, Text(reading.question, "dim"))
+    if reading.question:
+        _print(console, Text(reading.question, "dim"))
     if reading.abstained:
         _print(console, _not_answered(reading))
     if reading.draft:
         plain = is_plain(console)
         text = Text()
         for piece in reading.pieces:
-            text.append(piece.lead).append(piece.word, _ink(piece, plain)).append(_signs(piece.citations, console))
+            text.append(piece.lead).append(_word(piece, plain)).append(_signs(piece.citations, console))
+        if plain:  # a word of several tokens is one doubt
+            text = Text("").join(Text(part) for part in text.plain.split("}}{{"))
         _print(console, text)
+    for judged in reading.judged:
+        _verdict(judged, console)
     _rest(reading, console)
+
+
+def _word(piece: Piece, plain: bool) -> Text:
+    """A word in its ink; one that nothing carries is reversed in colour, or stands in braces."""
+    if not piece.doubted:
+        return Text(piece.word, _ink(piece, plain))
+    return Text(f"{{{{{piece.word}}}}}") if plain else Text(piece.word, DOUBTED)
+
+
+def _verdict(judged: Judged, console: Console) -> None:
+    """What the book says of one sentence, in one or two lines."""
+    width, plain = _width(console), is_plain(console)
+    line = Text(f"{judged.verdict:<17}", Style() if plain else VERDICTS.get(judged.kind, Style(dim=True)))
+    said = Text(" ".join(judged.text.split()), "dim")
+    said.truncate(width - 17 - 4, overflow="ellipsis")
+    line.append(said)
+    if judged.source is not None and judged.source.number is not None:
+        sign = f" [{judged.source.number}]" if plain else superscript(judged.source.number)
+        line.append(sign, Style() if plain else _colour(judged.source))
+    _print(console, line, after=False)
+    if judged.unsupported:
+        _print(console, Text("nothing carries: " + "; ".join(judged.unsupported)), indent=17, after=False)
+    console.print()
 
 
 class Stream:

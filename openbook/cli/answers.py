@@ -167,14 +167,14 @@ def ask(
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
-    reader = _reader(config, docs)
+    reader = reader_for(config, docs)
     answer = _write(reader, question, show=not as_json)
     facts = answer.to_dict()
     if as_json:
         print_json(facts)
     _keep(reader.book.path, facts)
     if html is not None:
-        _save(facts, html)
+        save_page(facts, html)
     if answer.abstained:
         raise typer.Exit(ABSTAINED)
 
@@ -197,9 +197,9 @@ def why(
     if as_json:
         print_json(answer)
     elif html is None:
-        _show(answer)
+        print_answer(answer)
     if html is not None:
-        _save(answer, html)
+        save_page(answer, html)
 
 
 def settings_of(config: Config) -> Settings:
@@ -251,7 +251,7 @@ def _constraint(config: Config) -> Constraint | None:
     return Constraint("json_schema", text)
 
 
-def _reader(config: Config, docs: Path | None) -> Reader:
+def reader_for(config: Config, docs: Path | None) -> Reader:
     """Book, encoder and model, ready.
 
     The model comes first: a person whose model is broken should not wait for a folder to be read before that is said.
@@ -298,7 +298,7 @@ def _write(reader: Reader, question: str, show: bool) -> Answer:
     if live is not None:
         live.finish(answer.to_dict())
     elif show:
-        _show(answer.to_dict())
+        print_answer(answer.to_dict())
     return answer
 
 
@@ -308,7 +308,8 @@ def _teller(live: Stream | None) -> Callable[[Token], None] | None:
     return lambda token: live.token(token.text, token.responsibility, token.bits)
 
 
-def _show(answer: dict[str, Any]) -> None:
+def print_answer(answer: dict[str, Any]) -> None:
+    """Print an answer with its evidence."""
     from openbook.answer.terminal import show
 
     show(answer, out())
@@ -326,7 +327,8 @@ def _keep(book: Path, answer: dict[str, Any]) -> None:
     remark(f"answer {number}; its evidence again: openbook why {number}")
 
 
-def _save(answer: dict[str, Any], path: Path) -> None:
+def save_page(answer: dict[str, Any], path: Path) -> None:
+    """Write an answer and its evidence as a page."""
     from openbook.answer.html import render_html
 
     path = path.expanduser()

@@ -103,6 +103,7 @@ class Piece:
     bits: float | None = None
     source: Source | None = None
     citations: tuple[Citation, ...] = ()
+    doubted: bool = False
 
     @property
     def level(self) -> int:
@@ -120,6 +121,22 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A sentence of a text that was checked: what the book says of it, and its words that nothing carries."""
+
+    text: str
+    verdict: str
+    source: Source | None
+    bits: float | None
+    unsupported: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The verdict as a class name: one that is known, else none."""
+        return {"supported": "yes", "partly": "partly", "unsupported": "no"}.get(self.verdict, "own")
+
+
+@dataclass(frozen=True)
 class Reading:
     """The whole answer, ready to show. `weighed`: nothing was written, so a source's share is its weight."""
 
@@ -132,6 +149,7 @@ class Reading:
     pieces: tuple[Piece, ...]
     facts: tuple[tuple[str, str], ...]
     bits: float | None = field(default=None)
+    judged: tuple[Judged, ...] = ()
 
     def share(self, source: Source) -> float | None:
         """What a source's bar shows."""
@@ -149,6 +167,7 @@ def read(answer: Mapping[str, Any]) -> Reading:
     cited = _rows(answer.get("citations"))
     sources = _sources(_rows(answer.get("sources")), cited)
     tokens = _rows(answer.get("tokens"))
+    judged, doubts = _judged(raw, _rows(answer.get("sentences")), sources)
     known = [bits for token in tokens if (bits := number(token.get("bits"))) is not None]
     return Reading(
         question=clean(text_of(answer.get("question"))),
@@ -157,9 +176,10 @@ def read(answer: Mapping[str, Any]) -> Reading:
         weighed=not tokens,
         reason=clean(text_of(answer.get("reason"))),
         sources=sources,
-        pieces=tuple(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)))),
+        pieces=tuple(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)), doubts)),
         facts=tuple(_facts(answer)),
         bits=sum(known) if known else None,
+        judged=judged,
     )
 
 
@@ -253,8 +273,32 @@ def _citations(cited: list[Mapping[str, Any]], sources: tuple[Source, ...], leng
     return sorted(found, key=lambda citation: (citation.end, citation.source.index))
 
 
+def _judged(
+    text: str, rows: list[Mapping[str, Any]], sources: tuple[Source, ...]
+) -> tuple[tuple[Judged, ...], list[Span]]:
+    """The sentences of a text that was checked, and every place of it that nothing carries."""
+    by_key = {source.key: source for source in reversed(sources)}
+    made, doubts = [], []
+    for row in rows:
+        if (span := _span(row.get("span"), len(text))) is None:
+            continue
+        listed = row.get("unsupported")
+        spans = listed if isinstance(listed, Sequence) and not isinstance(listed, str) else []
+        places = [place for value in spans if (place := _span(value, len(text)))]
+        doubts += places
+        said = tuple(clean(text[slice(*place)]) for place in places)
+        source = by_key.get(text_of(row.get("source")))
+        verdict = clean(text_of(row.get("verdict")))
+        made.append(Judged(clean(text[slice(*span)]), verdict, source, number(row.get("bits")), said))
+    return tuple(made), doubts
+
+
 def _pieces(
-    text: str, tokens: list[Mapping[str, Any]], sources: tuple[Source, ...], citations: list[Citation]
+    text: str,
+    tokens: list[Mapping[str, Any]],
+    sources: tuple[Source, ...],
+    citations: list[Citation],
+    doubts: Sequence[Span] = (),
 ) -> Iterator[Piece]:
     """The text cut into tokens, none of it lost, each citation after the piece in which it ends."""
     left = list(citations)
@@ -275,7 +319,9 @@ def _pieces(
         bits = [value for j in group if (value := number(tokens[j].get("bits"))) is not None]
         strongest = max(group, key=lambda j: number(tokens[j].get("bits")) or 0.0)
         source = owner(tokens[strongest].get("responsibility"), sources)
-        yield Piece(clean(text[start:end]), group, sum(bits) if bits else None, source, signs(end))
+        word = start + len(text[start:end]) - len(text[start:end].lstrip())
+        doubted = any(word < stop and begin < end for begin, stop in doubts)
+        yield Piece(clean(text[start:end]), group, sum(bits) if bits else None, source, signs(end), doubted)
         at, waiting = end, i + 1
     if at < len(text):
         yield Piece(clean(text[at:]), citations=signs(len(text)))
