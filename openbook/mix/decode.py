@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openbook.errors import Fault
 from openbook.lm.decoding.draft import Draft
 from openbook.lm.decoding.sampling import Sampling
-from openbook.mix.certificate import certify
+from openbook.mix.certificate import certify, vote_of
 from openbook.mix.mixture import Mixture
 from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array
@@ -44,29 +45,37 @@ def generate(
     *,
     fixed_prior: bool = False,
     speculation: Speculation | None = None,
+    robust: int | None = None,
 ) -> Iterator[Step]:
     """Tokens until the draft is over, at most `max_tokens`; the draft says why. An end token is not given out.
 
     A repetition penalty and a constraint change what is chosen from the mixture, not the evidence: a step says what the
     sources gave the token. The penalty counts what is written, not the prompts: they differ from source to source, and
     hold the words an answer needs. With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and nothing
-    but greedy choices, tokens are certified. `speculation` guesses what may be read ahead; what is chosen, and its
-    evidence, do not change by that.
+    but greedy choices, tokens are certified. With `robust`, under `equal_votes`, the text ends before the first token,
+    also an end token, that does not withstand so many bad passages. `speculation` guesses what may be read ahead; what
+    is chosen, and its evidence, do not change by that.
     """
     generator, penalty = sampling.generator(), sampling.repetition_penalty
     greedy = sampling.temperature == 0 and penalty == 1 and draft.guide is None
     certifiable = fixed_prior and mixture.weights.tau == 0 and greedy
+    if robust is not None and not certifiable:
+        raise Fault("only greedy choices under fixed weights can be robust; leave out what draws or forces words")
     for length in range(1, max_tokens + 1):
         log_mix_V = mixture.distribution()
         token = sampling.pick(draft.allow(log_mix_V, penalty), generator)
+        certified = None
+        if certifiable:
+            vote = None if robust is None else vote_of(mixture.log_w_S, mixture.labels)
+            certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels, vote=vote)
+        if robust is not None and (certified or 0) < robust:
+            draft.reason = "robust"
+            return
         draft.add(token)
         if draft.reason == "end":
             return
         if draft.reason is None and length == max_tokens:
             draft.reason = "limit"
-        certified = None
-        if certifiable:
-            certified = certify(mixture.log_w_S, mixture.log_p_SV, token, mixture.labels)
         step = Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
         yield step
         if draft.reason is not None:

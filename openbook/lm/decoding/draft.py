@@ -16,8 +16,9 @@ from openbook.lm.decoding.constrain import Guide
 from openbook.lm.decoding.sampling import penalise
 from openbook.lm.decoding.stops import Spelling
 
-Reason = Literal["end", "stop", "complete", "limit", "repetition"]
-"""Why a text is over; "repetition" (it went round in a circle) is found by who spells it, not by its draft."""
+Reason = Literal["end", "stop", "complete", "limit", "repetition", "robust"]
+"""Why a text is over; "repetition" (it went round in a circle) is found by who spells it, not by its draft, "robust"
+(what would come next does not withstand the bad passages asked for) by who certifies it."""
 
 
 class Draft:
