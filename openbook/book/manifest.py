@@ -3,11 +3,14 @@
     book/
       HEAD                  "000007": the live version
       versions/000007.json  which version of each Lance table it is, by which encoder, and counts
+      tags.json             names for versions, made by `openbook.book.versions`
       documents.lance/  passages.lance/
       lock                  held by the one process that writes
+      forgetting.json       there while documents are being forgotten (`openbook.book.forget`)
 
 A version counts once HEAD names it. Everything it needs is on the disk (fsync) before HEAD is replaced, so a crash
 at any moment leaves the version before, whole; what was written past it is rolled back by the next writer.
+A reader holds a shared lock on the file of the version it looks at, so that clean-up leaves that version alone.
 """
 
 from __future__ import annotations
@@ -16,15 +19,22 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from openbook.errors import Fault
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that can be read: the first did not say how a version was made."""
+FORGETTING = "forgetting.json"
+Wait = bool | Callable[[str], None]
+"""What to do while another process writes: wait, be told so once and wait, or (False) be refused."""
 _FULL = re.compile(r"no space left|os error 28|disk quota|os error 122|storage.?full", re.IGNORECASE)
 
 
@@ -34,7 +44,11 @@ class BookFault(Fault):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One version of a book. Table versions are Lance's; None before the first passage is stored."""
+    """One version of a book. Table versions are Lance's; None before the first passage is stored.
+
+    `made` says how it came to be ("add", "forget", "use 3"), `since` the version that was live when that began: an
+    `add` stores many versions, a batch each, of one `since`.
+    """
 
     version: int = 0
     documents_table: int | None = None
@@ -44,6 +58,8 @@ class Manifest:
     documents: int = 0
     passages: int = 0
     created: str = ""
+    made: str = ""
+    since: int | None = None
     format: int = FORMAT
 
 
@@ -73,33 +89,88 @@ def read_manifest(book: Path, version: int) -> Manifest:
     path = path_of(book, version)
     try:
         fields = json.loads(path.read_text("utf-8"))
+        if fields["format"] not in READ:
+            raise BookFault(f"{book} has format {fields['format']}, this openbook reads {FORMAT}; use a matching one")
         manifest = Manifest(**fields)
         whole = manifest.version == version and all(isinstance(n, int) for n in (manifest.documents, manifest.passages))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise BookFault(f"{book}: version {version} cannot be read ({path.name}); {_remedy(book, version)}") from error
-    if manifest.format != FORMAT:
-        raise BookFault(f"{book} has format {manifest.format}, this openbook reads {FORMAT}; use a matching openbook")
     if not whole:
         raise BookFault(f"{book}: {path.name} is damaged; {_remedy(book, version)}")
     return manifest
 
 
 def _remedy(book: Path, bad: int | None = None) -> str:
-    names = (path.stem for path in (book / "versions").glob("*.json"))
-    intact = sorted(name for name in names if name.isdigit() and int(name) != bad)
+    intact = [number for number in numbers(book) if number != bad]
     if intact:
-        return f"to go back to version {int(intact[-1])}, write {intact[-1]} into {book / 'HEAD'}"
+        return f"to go back to version {intact[-1]}, write {intact[-1]:06d} into {book / 'HEAD'}"
     return "no other version is here: delete the folder and add the documents again"
 
 
 def publish(book: Path, manifest: Manifest) -> None:
     """Make `manifest` the live version, for good: it is on the disk when this returns."""
     path = path_of(book, manifest.version)
-    _write(path, json.dumps(asdict(manifest), indent=1) + "\n")
-    _write(book / "HEAD", f"{manifest.version:06d}\n")
+    write(path, json.dumps(asdict(replace(manifest, format=FORMAT)), indent=1) + "\n")
+    write(book / "HEAD", f"{manifest.version:06d}\n")
 
 
-def _write(path: Path, text: str) -> None:
+def numbers(book: Path) -> list[int]:
+    """Versions whose manifests are here, oldest first; one that was not published may be among them, above HEAD."""
+    names = (path.stem for path in (book / "versions").glob("*.json"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+class Lease:
+    """A version held while it is looked at: clean-up passes it over until this is dropped, or the process ends."""
+
+    def __init__(self, handle: int) -> None:
+        self.close = weakref.finalize(self, os.close, handle)
+
+
+def look(book: Path, version: int | None = None) -> tuple[Manifest, Lease | None]:
+    """A version (else the live one) and a hold on it; the hold is None where the file system knows no locks."""
+    for _ in range(500):
+        manifest = read_head(book) if version is None else read_manifest(book, version)
+        try:
+            return manifest, _hold(path_of(book, manifest.version))
+        except (BlockingIOError, FileNotFoundError):  # it is being cleaned up this moment
+            time.sleep(0.01)
+    raise BookFault(f"{book}: version {manifest.version} is being cleaned up; try again")
+
+
+def _hold(path: Path) -> Lease | None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.stat()  # a lock on a file that has just been deleted holds nothing
+    except (BlockingIOError, FileNotFoundError):
+        os.close(handle)
+        raise
+    except OSError:
+        os.close(handle)
+        return None
+    return Lease(handle)
+
+
+def drop(book: Path, version: int, even_held: bool = False) -> bool:
+    """Delete a version's manifest; False where a reader holds it, unless `even_held`."""
+    path = path_of(book, version)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        if not even_held:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def write(path: Path, text: str) -> None:
     """Replace a file in one step, durable."""
     fresh = path.with_name(path.name + ".new")
     with fresh.open("w", encoding="utf-8") as file:
@@ -141,13 +212,23 @@ class Synced:
 
 
 @contextmanager
-def writing(book: Path) -> Iterator[None]:
-    """Hold the writer's lock of a book; `BookFault` if another process (or book object) has it."""
+def writing(book: Path, wait: Wait = True, forgetting: bool = False) -> Iterator[None]:
+    """Hold the writer's lock of a book. Another process (or book object) that has it is waited for.
+
+    `BookFault` where `wait` is False and another has it, and where documents are half forgotten: that is finished
+    first (`forgetting` says that this is it), else it could forget what came later.
+    """
     with faults(book), (book / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BookFault(f"{book} is being written by another process; wait until it is done") from error
+            if wait is False:
+                raise BookFault(f"{book} is being written by another process; wait until it is done") from error
+            if callable(wait):
+                wait(f"{book} is being written by another process; waiting until it is done")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if (book / FORGETTING).exists() and not forgetting:
+            raise BookFault(f"{book}: a forget was interrupted; finish it with: openbook forget --book {book}")
         yield
 
 

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openbook.book import tables
+from openbook.book import tables, versions
 from openbook.book.adding import Added, Known, Progress, add
 from openbook.book.candidates import FIELDS
 from openbook.book.embedder import Embedder
-from openbook.book.manifest import BookFault, Manifest, faults, now, publish, read_head, writing
+from openbook.book.manifest import BookFault, Manifest, Wait, faults, look, now, numbers, publish, sync, writing
 from openbook.book.passages import Passage
+from openbook.book.versions import Diff, Pruned, Ref, Version
 from openbook.book.walk import is_book
 from openbook.book.writer import Writer
 
@@ -36,11 +37,15 @@ class Stored:
 
 
 class Book:
-    """A folder on the disk, seen at one version: what others write later is not seen until it is opened again."""
+    """A folder on the disk, seen at one version: what others write later is not seen until it is opened again.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    The version is held as long as this object lives: clean-up passes it over (`forget` does not).
+    """
+
+    def __init__(self, path: Path, at: Ref | None = None) -> None:
         self.path = path
-        self.manifest = manifest
+        self.pinned = at is not None
+        self.manifest, self._lease = look(path, None if at is None else versions.resolve(path, at))
 
     def __repr__(self) -> str:
         return f"Book({str(self.path)!r}, version={self.version}, passages={self.count})"
@@ -55,24 +60,72 @@ class Book:
         """How many passages it holds."""
         return self.manifest.passages
 
-    def add(self, *paths: str | Path, encoder: Embedder | None = None, progress: Progress | None = None) -> Added:
+    def add(
+        self,
+        *paths: str | Path,
+        encoder: Embedder | None = None,
+        progress: Progress | None = None,
+        wait: Wait = True,
+    ) -> Added:
         """Read files and folders into the book, and bring what came from them before up to date.
 
         Unchanged files are left alone, changed ones replaced, vanished and now unreadable ones dropped. Stored in
-        batches: interrupted, it keeps what was stored, and the next call goes on. Raises `BookFault` where a path is
-        missing or holds no documents, the disk is full, or another process is writing.
+        batches: interrupted, it keeps what was stored, and the next call goes on. Another writer is waited for.
+        Raises `BookFault` where a path is missing or holds no documents, the disk is full, this book was opened `at` a
+        version, or another process is writing and `wait` is False.
         """
         if not paths:
             raise BookFault("nothing to add: name at least one file or folder")
-        with writing(self.path):
-            self._see(read_head(self.path))
+        self._must_be_live()
+        with writing(self.path, wait):
+            self._see()
             encoder = self.encoder(encoder)
             writer = Writer(self.path, self.manifest)
             try:
                 writer.sweep()
                 return add(writer, self._known(), paths, encoder, progress)
             finally:
-                self._see(writer.manifest)
+                self._see()
+
+    def versions(self) -> list[Version]:
+        """All versions of the book, oldest first."""
+        return versions.versions(self.path)
+
+    def tag(self, name: str, at: Ref | None = None) -> int:
+        """Name a version, else the one seen here; it is kept for good. Returns its number."""
+        return versions.tag(self.path, name, self.version if at is None else at)
+
+    def untag(self, *names: str) -> None:
+        """Take names off; `BookFault` where one is not there."""
+        versions.untag(self.path, names)
+
+    def use(self, ref: Ref, wait: Wait = True) -> int:
+        """Make the live version equal to another, as a new version, and see that; readers keep what they opened.
+
+        Takes no longer for a large book. Returns the new version; `use` of the one before undoes it.
+        """
+        self._must_be_live()
+        versions.use(self.path, ref, wait)
+        self._see()
+        return self.version
+
+    def diff(self, before: Ref, after: Ref | None = None) -> Diff:
+        """How one version, else the one seen here, differs from another before it."""
+        return versions.diff(self.path, before, self.version if after is None else after)
+
+    def prune(self, keep: int, wait: Wait = True) -> Pruned:
+        """Remove all but the newest `keep` versions, those with a tag and those that readers look at."""
+        self._must_be_live()
+        if self._lease is not None:
+            self._lease.close()  # it would hold what was live until now
+        try:
+            return versions.prune(self.path, keep, wait)
+        finally:
+            self._see()
+
+    def _must_be_live(self) -> None:
+        if self.pinned:
+            raise BookFault(f"{self.path} was opened at version {self.version} to look at; open it without that")
 
     def encoder(self, given: Embedder | None = None) -> Embedder:
         """The encoder given, else the default one; `BookFault` if the book's vectors are another's."""
@@ -131,10 +184,15 @@ class Book:
             with faults(self.path):
                 return tables.open_at(self.path / name, version)
         except ValueError as error:  # how Lance says that the files are not there
+            if self.version not in numbers(self.path):
+                raise BookFault(
+                    f"{self.path}: version {self.version} is gone, a document of it was forgotten; open the book again"
+                ) from error
             raise BookFault(f"{self.path}: {name} is missing or damaged; delete the book and add again") from error
 
-    def _see(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    def _see(self) -> None:
+        """Look at what is live now."""
+        self.manifest, self._lease = look(self.path)
         self.__dict__.pop("documents_table", None)
         self.__dict__.pop("passages_table", None)
 
@@ -156,11 +214,14 @@ class Book:
         return make(**rows[0])
 
 
-def open_book(path: str | Path, create: bool = True) -> Book:
-    """Open the book in a folder at its live version; made, empty, if absent and `create`."""
+def open_book(path: str | Path, create: bool = True, at: Ref | None = None) -> Book:
+    """Open the book in a folder at its live version, or `at` a version or tag, which can then only be read.
+
+    Made, empty, if absent and `create`; `BookFault` where the version is not there.
+    """
     path = Path(path).expanduser()
     if path.is_dir() and (path / "HEAD").exists():
-        return Book(path, read_head(path))
+        return Book(path, at)
     if path.exists() and not path.is_dir():
         raise BookFault(f"{path} is a file, not a book; a book is a folder")
     if not _blank(path):
@@ -173,7 +234,8 @@ def open_book(path: str | Path, create: bool = True) -> Book:
             # Another process may have made it while this one waited to look.
             if not is_book(path):
                 publish(path, Manifest(created=now()))
-    return Book(path, read_head(path))
+                sync(path.parent)
+    return Book(path, at)
 
 
 def _blank(path: Path) -> bool:

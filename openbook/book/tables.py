@@ -120,3 +120,16 @@ def tend(table: lance.LanceDataset, full_text: bool) -> None:
         table.optimize.compact_files()
     if full_text:
         table.optimize.optimize_indices()
+
+
+def expunge(table: lance.LanceDataset) -> None:
+    """Leave nothing of deleted rows in the newest version: their files are written anew, and so is every index.
+
+    Lance hides deleted rows until a tenth of a file is gone, and an index keeps their words.
+    """
+    full_text = [index["name"] for index in table.list_indices() if index["type"] == "Inverted"]
+    for name in full_text:
+        table.drop_index(name)  # else it would be brought along for nothing
+    table.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+    for name in full_text:
+        table.create_scalar_index("searched", "INVERTED", name=name, **FULL_TEXT)

@@ -53,11 +53,12 @@ class Batch:
 
 
 class Writer:
-    """Writes batches into the book at `path`, whose lock the caller holds."""
+    """Writes batches into the book at `path`, whose lock the caller holds; `made` is what `versions` says of them."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, made: str = "add") -> None:
         self.path = path
         self.manifest = manifest
+        self._made, self._since = made, manifest.version
         self._synced = Synced(path)
         self._tables: tuple[lance.LanceDataset, lance.LanceDataset] | None = None
 
@@ -94,9 +95,35 @@ class Writer:
             documents, passages = self._open(self.manifest.width)
             tables.tend(documents, full_text=False)
             tables.tend(passages, full_text=True)
-            if (documents.version, passages.version) != (self.manifest.documents_table, self.manifest.passages_table):
-                self._publish()
+            self._publish_if_changed()
         return self.manifest
+
+    def settle(self) -> Manifest:
+        """Make the live version the tables' newest, as Lance removes old ones alone; after a `use` it may not be."""
+        if self.manifest.width is not None:
+            self._open(self.manifest.width)
+            self._publish_if_changed()
+        return self.manifest
+
+    def expunge(self, documents: Sequence[str]) -> Manifest:
+        """Remove documents (ids), their rows and their words from the live version; it alone has what follows.
+
+        Lance hides what is deleted; here the rows' files are written anew and the indices are built from what stays.
+        """
+        if self.manifest.width is not None:
+            for table, column in zip(self._open(self.manifest.width), ("id", "document_id"), strict=True):
+                tables.remove(table, column, documents)
+                tables.expunge(table)
+            self._publish_if_changed()
+        self.sweep()
+        return self.manifest
+
+    def _publish_if_changed(self) -> None:
+        if self._tables is None:
+            return
+        documents, passages = self._tables
+        if (documents.version, passages.version) != (self.manifest.documents_table, self.manifest.passages_table):
+            self._publish()
 
     def _open(self, width: int) -> tuple[lance.LanceDataset, lance.LanceDataset]:
         if self._tables is None:
@@ -125,6 +152,8 @@ class Writer:
             documents=documents.count_rows(),
             passages=passages.count_rows(),
             created=now(),
+            made=self._made,
+            since=self._since,
             **changes,  # type: ignore[arg-type]
         )
         publish(self.path, manifest)

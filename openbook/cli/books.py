@@ -138,7 +138,7 @@ def _turn(book: Path) -> Iterator[None]:
 
 def _add(book: Book, paths: list[Path], embedder: Embedder) -> Added:
     with progress_bar() as progress:
-        added = book.add(*paths, encoder=embedder, progress=progress)
+        added = book.add(*paths, encoder=embedder, progress=progress, wait=complain)
     for skipped in added.skipped[:SHOWN_SKIPPED]:
         complain(f"skipped {skipped.name}: {skipped.reason}")
     if len(added.skipped) > SHOWN_SKIPPED:

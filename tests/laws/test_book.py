@@ -213,7 +213,7 @@ def test_a_reader_keeps_its_version_while_another_writes(book: Book, notes: Path
 
 def test_a_second_writer_is_told_so(book: Book, notes: Path) -> None:
     with writing(book.path), pytest.raises(BookFault, match="another process"):
-        book.add(notes, encoder=ENCODER)
+        book.add(notes, encoder=ENCODER, wait=False)
 
 
 @pytest.mark.parametrize("text", ["", "banana", "999999", "\x00\x00"])
