@@ -143,6 +143,14 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
+    robust: Annotated[
+        int | None,
+        typer.Option(
+            metavar="J",
+            help="Every word withstands J arbitrary bad passages among those found; cut or withheld where not.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
     ] = None,
@@ -164,6 +172,7 @@ def ask(
         lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
         length_penalty=length_penalty, early_stopping=early_stopping, stop=tuple(stop) if stop else None,
         json_schema=json_schema, regex=regex, speculate=speculate, cut_repeats=cut_repeats,
+        robust=robust,
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -219,6 +228,10 @@ def settings_of(config: Config) -> Settings:
         constraint=_constraint(config),
         **believed,
     )
+    if config.robust is not None:
+        if config.persistence:
+            raise Fault(f"persistence {config.persistence:g} lets passages earn weight; with robust it can only be 0")
+        settings = settings.robustly(config.robust)
     return replace(settings, margin=None) if config.anyway else settings
 
 

@@ -17,6 +17,7 @@ from openbook.book.store import Book
 from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Make, PrefixStore
 from openbook.lm.model import LanguageModel
+from openbook.mix.certificate import equal_votes
 from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
 from openbook.mix.settings import Settings
@@ -56,6 +57,10 @@ class Believed:
 
     def weights(self, tau: float | None = None) -> Weights:
         """Of the kept hits and, last, the closed book."""
+        settings = self.settings
+        if settings.robust is not None:
+            lift_bits_S = (self.asked_S[self.kept] - self.asked_closed) / np.log(2)
+            return equal_votes(lift_bits_S, settings.margin, settings.closed_share)
         prior = log_prior(self.refined_S[self.kept], self.settings.closed_share)
         return Weights(prior, self.settings.persistence if tau is None else tau, self.settings.cap)
 

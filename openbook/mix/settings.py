@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.decoding.generate import check_together
 from openbook.lm.decoding.sampling import Sampling
+from openbook.mix.certificate import check_robust
 from openbook.mix.mixture import Weights
 from openbook.mix.prompt import Prompt
 from openbook.mix.weights import log_prior
@@ -32,7 +33,8 @@ class Settings:
     `constraint` an answer satisfies it, or is a fault. `speculate`: read ahead what is being copied
     (`openbook.mix.speculation`); None: where that cannot change a bit of an answer (`Runner.batch_invariant`).
     `cut_repeats`: an answer ends where it goes round in a circle, and says nothing twice over
-    (`openbook.lm.decoding.repeats`); one under a constraint is left alone.
+    (`openbook.lm.decoding.repeats`); one under a constraint is left alone. `robust`: an answer withstands so many bad
+    passages, or ends before the first word that does not (`openbook.mix.certificate`); `robustly` sets what that needs.
     """
 
     passages: int = 5
@@ -50,6 +52,7 @@ class Settings:
     constraint: Constraint | None = None
     speculate: bool | None = None
     cut_repeats: bool = True
+    robust: int | None = None
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -66,12 +69,21 @@ class Settings:
             raise Fault(f"{rows} are more than {MOST_ROWS} rows to run at once; ask with fewer of either")
         if self.speculate and self.beams is not None:
             raise Fault("beams do not read ahead; ask to speculate or for beams, not both")
+        check_robust(self.robust, self.passages)
+        if self.robust is not None and (self.persistence or self.beta or self.beams or self.sampling.temperature):
+            raise Fault("a robust answer needs persistence 0, beta 0, one beam and no temperature; leave those out")
+        if self.robust is not None and (self.constraint or self.sampling.repetition_penalty != 1):
+            raise Fault("a robust answer is what the passages say; no constraint or repetition penalty can be held to")
         check_together(self.sampling, self.beams, self.stop, self.constraint)
         # What the weights refuse is refused here, before any work is done.
         Weights(np.zeros(1), self.persistence, self.cap)
         log_prior(np.zeros(1), self.closed_share)
         if self.margin is not None and math.isnan(self.margin):
             raise Fault("the margin is not a number; give bits, or None to answer always")
+
+    def robustly(self, bad: int) -> Settings:
+        """The same, under equal votes that withstand so many bad passages: τ = 0 and β = 0."""
+        return replace(self, robust=bad, persistence=0.0, beta=0.0, cap=1.0)
 
     @property
     def pool(self) -> int:
@@ -103,4 +115,5 @@ class Settings:
             "constraint": None if self.constraint is None else {self.constraint.kind: self.constraint.text},
             "speculate": self.speculate,
             "cut_repeats": self.cut_repeats,
+            "robust": self.robust,
         }
