@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from openbook.answer.account import cite, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
+from openbook.answer.citations import says_something, words
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
@@ -99,6 +100,8 @@ class _Writing:
             if reason := self._reason_to_withhold(reading):
                 return self._answer(reading, [], [], reason)
             steps, tokens = yield from self._write(reading)
+            if reason := self._nothing_stands(tokens):
+                return self._answer(reading, [], [], reason)
             if not steps:
                 return self._answer(reading, [], [], "the model ended its answer before the first word")
             # The first token was ready with the reading; each later one, and the end token, took a step.
@@ -119,6 +122,16 @@ class _Writing:
         return (
             f"no passage has enough to do with the question: the best makes it {reading.lift_bits:.1f} bits likelier "
             f"than the model alone does, {margin:.1f} are asked for"
+        )
+
+    def _nothing_stands(self, tokens: list[Token]) -> str | None:
+        """Why a robust answer is withheld: it was cut before it said anything."""
+        bad = self.reader.settings.robust
+        if self.ended != "robust" or any(map(says_something, words("".join(token.text for token in tokens)))):
+            return None
+        return (
+            f"not one word of an answer withstands {bad} bad passage{'s' if bad != 1 else ''} among those found: "
+            f"too few of them say the same"
         )
 
     def _reason_to_doubt(self, reading: Reading, steps: list[Step]) -> str | None:
@@ -174,7 +187,10 @@ class _Writing:
             fixed = settings.beta == 0
             guesses = reading.speculation
             limit = settings.max_tokens
-            yield from generate(mixture, settings.sampling, draft, limit, fixed_prior=fixed, speculation=guesses)
+            yield from generate(
+                mixture, settings.sampling, draft, limit,
+                fixed_prior=fixed, speculation=guesses, robust=settings.robust,
+            )  # fmt: skip
             fits, self.ended = draft.fits, draft.reason
         else:
             draft.spelling = Spelling(model.tokenizer, self._stops) if self._stops else None

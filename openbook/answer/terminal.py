@@ -229,6 +229,8 @@ def _rest(reading: Reading, console: Console, quote: bool = False) -> None:
     nearest = [source for source in reading.sources if source.passage][: 1 if reading.abstained else 0]
     for source in cited or nearest:
         _passage(source, reading, console, quote)
+    if reading.certified:
+        _print(console, Text(reading.certified))
     if reading.sources:
         _print(console, Text(CAVEAT, "dim"))
     facts = [

@@ -32,6 +32,7 @@ _KINDS = {
     "image": "An image",
 }
 _ENDED = {"limit": "at the most tokens that were asked for", "repetition": "where it only repeated itself"}
+_ENDED["robust"] = "before the first word that does not withstand the bad passages it was asked to"
 """Why an answer is shorter than the model would have made it."""
 
 
@@ -150,6 +151,7 @@ class Reading:
     facts: tuple[tuple[str, str], ...]
     bits: float | None = field(default=None)
     judged: tuple[Judged, ...] = ()
+    certified: str = ""
 
     def share(self, source: Source) -> float | None:
         """What a source's bar shows."""
@@ -180,6 +182,7 @@ def read(answer: Mapping[str, Any]) -> Reading:
         facts=tuple(_facts(answer)),
         bits=sum(known) if known else None,
         judged=judged,
+        certified=_certified(answer, tokens),
     )
 
 
@@ -361,6 +364,30 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "seed", clean(text_of(answer.get("seed")))
         if group == "settings" and (ended := _ENDED.get(text_of(answer.get("ended")))):
             yield "ended", ended
+
+
+def _certified(answer: Mapping[str, Any], tokens: list[Mapping[str, Any]]) -> str:
+    """What the certificates of all words come to, with what they hold for; nothing where words have none."""
+    withstood = [number(token.get("certified")) for token in tokens]
+    least = min((n for n in withstood if n is not None), default=None)
+    if least is None or None in withstood:
+        return ""
+    settings = answer.get("settings")
+    asked = number(settings.get("robust")) if isinstance(settings, Mapping) else None
+    cut = f" The answer is cut: its next word does not withstand {asked:.0f}." if asked and _cut(answer) else ""
+    if not least:
+        return f"Certified: one bad passage could have changed a word here.{cut}"
+    which = "one passage" if least == 1 else f"{least:.0f} passages"
+    how = "or so many put beside them, " if asked else ""
+    return (
+        f"Certified: any {which} of those found, {how}could have held whatever text without changing a word here.{cut} "
+        "That holds for what was found and its weights, and the likeliest word at each step; not for the model or "
+        "the search, and it does not say that the words are true."
+    )
+
+
+def _cut(answer: Mapping[str, Any]) -> bool:
+    return answer.get("ended") == "robust"
 
 
 def _fact(key: str, value: object) -> str:
