@@ -11,7 +11,7 @@ on another passage. The worst that a bad passage can do, in the place of one fou
 A then costs `Σ_{s∈A} (u + max(w_s δ_s, 0))`, u the weight of a vote (`certify(…, vote=u)`).
 
 **What must be.** Were everybody else sure of y₁, n votes and the closed book's c against j bad ones stand if
-n − j + c > j. So no weight may reach 1/(2j): more than 2j votes are needed, and `equal_votes` refuses fewer passages.
+n − j + c > j. So no weight may reach 1/(2j): more than 2j votes are needed, and `check_robust` refuses fewer passages.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def certify(log_w_S: Array, log_p_SV: Tensor, token: int, labels: Sequence[Label
     return int(stands.long().cumprod(0).sum())
 
 
-def equal_votes(lift_bits_S: Array, margin: float | None, closed_share: float, robust: int) -> Weights:
-    """Weights under which `robust` bad passages can be withstood: of S passages and, last, the closed book.
+def equal_votes(lift_bits_S: Array, margin: float | None, closed_share: float) -> Weights:
+    """Weights that no passage can set but by having a vote or none: of S passages and, last, the closed book.
 
     `lift_bits_S`: by how many bits each passage makes the question likelier than the closed book does; below the
     `margin` (None: never) it has no vote. The closed book has what makes its share `closed_share` where all vote.
