@@ -9,11 +9,10 @@ import typer
 
 from openbook.cli import options
 from openbook.cli.output import out, print_json, progress_bar
-from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.config import Config
-    from openbook.measure.lm import Subject, Way
+    from openbook.measure.lm import Subject
 
 EPILOG = "Example:  openbook eval lm held-out/*.txt --book notes.book --tokens 2000"
 
@@ -22,7 +21,7 @@ def lm(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Held-out texts, of any kind that is read.")],
     book: options.Book = None,
     way: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A way of foretelling; more than once. Else all there are.")
+        list[str] | None, typer.Option(metavar="NAME", help="A way of foretelling, or a pattern; more than once.")
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Foretell the first N of each file; else all.")
@@ -48,7 +47,7 @@ def lm(
     texts = [read(file).text for file in files]
     from openbook.measure.lm import measure, ways
 
-    chosen = _chosen(way, ways(book is not None))
+    chosen = list(ways(book is not None, named=way or ()).items())
     subject = _subject(config, book is not None)
     with progress_bar() as progress:
         made = measure(subject, texts, chosen, length=window, overlap=overlap, tokens=tokens, progress=progress)
@@ -69,15 +68,6 @@ def lm(
         print_json(facts)
     else:
         _show(facts)
-
-
-def _chosen(names: list[str] | None, known: dict[str, Way]) -> list[tuple[str, Way]]:
-    if not names:
-        return list(known.items())
-    for name in names:
-        if name not in known:
-            raise Fault(f"no way is called {name!r} here; there are: {', '.join(known)} (some need --book DIR)")
-    return [(name, known[name]) for name in names]
 
 
 def _subject(config: Config, with_book: bool) -> Subject:

@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
 from typing import TypedDict
@@ -37,6 +38,7 @@ from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.mixing import normalisers
 from openbook.mix.settings import Settings
+from openbook.mix.sources.retrieved import opening
 from openbook.mix.weights import Array
 
 WINDOW, OVERLAP = 256, 128
@@ -98,31 +100,40 @@ class Subject:
     @cached_property
     def opening(self) -> list[int]:
         """What stands before every text: a BOS where the model wants one."""
-        tokenizer = self.model.tokenizer
-        begins = tokenizer.encode("", special=True)[:1]
-        return begins if begins and begins[0] == tokenizer.bos_id else []
+        return opening(self.model.tokenizer)
 
 
 Way = Callable[[Subject, Sequence[Window]], Iterator[Array]]
 """Natural log p of each window's predicted tokens, window by window in their order."""
-_WAYS: dict[str, tuple[Way, bool]] = {}
+_WAYS: dict[str, tuple[Way, bool, bool]] = {}
 
 
-def lm_way(name: str, *, needs_book: bool = False) -> Callable[[Way], Way]:
-    """Register a way of foretelling text; one that needs a book is left out where none is given."""
+def lm_way(name: str, *, needs_book: bool = False, usual: bool = True) -> Callable[[Way], Way]:
+    """Register a way of foretelling text. One that needs a book is left out where none is given, one that is not usual
+    where it is not named."""
 
     def register(function: Way) -> Way:
-        _WAYS[name] = (function, needs_book)
+        _WAYS[name] = (function, needs_book, usual)
         return function
 
     return register
 
 
-def ways(book: bool = True) -> dict[str, Way]:
-    """The ways by name, in the order they were registered; `book`: whether there is one."""
+def ways(book: bool = True, *, named: Sequence[str] = ()) -> dict[str, Way]:
+    """The ways by name, in the order they were registered; `book`: whether there is one.
+
+    `named`: those whose names match one of these patterns (`ralm-bm25-*`), else the usual ones. Raises `Fault` where a
+    pattern matches nothing.
+    """
     import openbook.measure.ways  # noqa: F401  (registers the ways that come with openbook)
 
-    return {name: way for name, (way, needs) in _WAYS.items() if book or not needs}
+    there = {name: way for name, (way, needs, _) in _WAYS.items() if book or not needs}
+    for pattern in named:
+        if not any(fnmatchcase(name, pattern) for name in there):
+            raise Fault(f"no way is called {pattern!r} here; there are: {', '.join(there)} (some need --book DIR)")
+    if named:
+        return {name: way for name, way in there.items() if any(fnmatchcase(name, pattern) for pattern in named)}
+    return {name: way for name, way in there.items() if _WAYS[name][2]}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,244 @@
+"""In-Context RALM (Ram 2023, arXiv 2302.00083): a passage before the text, looked up anew every few tokens.
+
+    p(x_1 … x_n) = Π_j Π_i p(x_{sj+i} | passage(x_{≤ sj}); x_{< sj+i})          s the stride, i = 1 … s
+
+The passage is found with the last ℓ tokens alone. Of several candidates the model itself can choose one, by what it
+gives the last tokens under each (zero-shot reranking, section 5.1 there).
+
+What is computed again: a passage's keys and values never, they are kept (`PrefixStore`). The text after another
+passage in full: its tokens attend to the passage and stand at other positions, so no key of it stays what it was.
+Where the same passage is found again, nothing.
+
+Shapes: R rows (the text after a passage; the text alone), K candidates, n tokens that rank them, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openbook.book.embedder import Embedder
+from openbook.book.passages import in_place
+from openbook.book.retrieve import Hit, find, retrievers
+from openbook.book.store import Book
+from openbook.errors import Fault
+from openbook.lm.cache.layout import Cache
+from openbook.lm.cache.prefixes import Prefix, PrefixStore
+from openbook.lm.model import LanguageModel
+from openbook.lm.tokenizer import Tokenizer
+from openbook.mix.mixing import normalisers
+from openbook.mix.source import Label
+from openbook.mix.sources.branches import CLOSED_BOOK, Progress
+from openbook.mix.weights import Array
+
+LABEL = Label("retrieved", "passage")
+QUERY_TOKENS = {"dense": 64}
+"""ℓ where a retriever wants another than 32: the paper's, for dense retrieval."""
+CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """When and with what a passage is looked up. The defaults are the paper's.
+
+    Every `stride` tokens (s), with the last `query_tokens` (ℓ; None: 32, or 64 where `by` is dense). Of `rerank`
+    candidates the one is taken under which the last `rerank_tokens` are likeliest; 1 takes the first. A passage is read
+    no further than `passage_tokens`, a text no further back than `context`.
+    """
+
+    stride: int = 4
+    query_tokens: int | None = None
+    by: str = "bm25"
+    rerank: int = 1
+    rerank_tokens: int = 16
+    passage_tokens: int = 256
+    context: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.by not in retrievers():
+            raise Fault(f"no retriever is called {self.by!r}; there are: {', '.join(retrievers())}")
+        least = {"stride": self.stride, "query tokens": self.length, "rerank": self.rerank, "context": self.context}
+        for name, value in {
+            **least,
+            "rerank tokens": self.rerank_tokens,
+            "passage tokens": self.passage_tokens,
+        }.items():
+            if value < 1:
+                raise Fault(f"{name} is {value}; it must be 1 or more")
+        if self.rerank > CANDIDATES:
+            raise Fault(f"{self.rerank} passages to rank are too many; at most {CANDIDATES}")
+
+    @property
+    def length(self) -> int:
+        """ℓ."""
+        return QUERY_TOKENS.get(self.by, 32) if self.query_tokens is None else self.query_tokens
+
+    def summary(self) -> dict[str, object]:
+        """What an answer records of it."""
+        return {
+            "stride": self.stride,
+            "query_tokens": self.length,
+            "by": self.by,
+            "rerank": self.rerank,
+            "rerank_tokens": self.rerank_tokens,
+            "passage_tokens": self.passage_tokens,
+        }
+
+
+class Lookup:
+    """Passages for the end of a text, and what stands before the text with each."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        book: Book | None,
+        encoder: Embedder | None,
+        retrieval: Retrieval,
+        store: PrefixStore | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.retrieval = model, retrieval
+        self.opening = opening(model.tokenizer)
+        self._book, self._encoder, self._store, self._progress = book, encoder, store, progress
+        self._found: dict[tuple[str, int], list[Hit]] = {}
+
+    def candidates(self, text: Sequence[int]) -> list[Hit]:
+        """The passages for what comes after these tokens, best first; none without a book, or words to look for."""
+        retrieval = self.retrieval
+        query = self.model.tokenizer.decode(text[-retrieval.length :]).strip()
+        if self._book is None or not self._book.count or not query:
+            return []
+        key = query, retrieval.rerank
+        if key not in self._found:
+            self._found[key] = find(self._book, query, retrieval.rerank, self._encoder, by=retrieval.by)
+        return self._found[key]
+
+    def before(self, hit: Hit) -> list[int]:
+        """The tokens before a text: what begins every text, the passage with its title and section, a blank line."""
+        passage, encode = hit.passage, self.model.tokenizer.encode
+        words = encode(in_place(passage.title, passage.heading, passage.text))
+        return [*self.opening, *words[: self.retrieval.passage_tokens], *encode("\n\n")]
+
+    def prefixes(self, hits: Sequence[Hit]) -> list[Prefix]:
+        """Keys and values of what stands before the text with each of these passages: kept, or computed and kept."""
+        names, texts = [hit.passage.id for hit in hits], [self.before(hit) for hit in hits]
+        found: list[Prefix | None] = self._store.get_all(names, texts) if self._store else [None for _ in hits]
+        for i, text in enumerate(texts):
+            if found[i] is None:
+                found[i] = made = self.model.runner.prefill(text)
+                if self._store:
+                    self._store.put(names[i], text, made)
+        return [prefix for prefix in found if prefix is not None]
+
+
+def opening(tokenizer: Tokenizer) -> list[int]:
+    """What stands before every plain text: a BOS where the model wants one."""
+    begins = tokenizer.encode("", special=True)[:1]
+    return begins if begins and begins[0] == tokenizer.bos_id else []
+
+
+class Retrieved:
+    """A `Source` of two rows: a text after the passage now in force, and the same text alone (the closed book).
+
+    `in_force` is the place in `used` of the passage that the first row's next distribution comes from; None where none
+    was found: then both rows are the plain model, computed once. `used` are the passages that were, in their order.
+    `rereads` counts how often the text was read anew.
+    """
+
+    def __init__(self, lookup: Lookup, text: Sequence[int], room: int) -> None:
+        self.labels = (LABEL, CLOSED_BOOK.label)
+        self.lookup, self._runner = lookup, lookup.model.runner
+        self.used: list[Hit] = []
+        self.in_force: int | None = None
+        self.rereads = 0
+        self._text = list(text[-self._room_for_text(room) :])
+        self._since, self._room = 0, room
+        alone = [*lookup.opening, *self._text]
+        if not alone:
+            raise Fault("there is no text to go on with; give at least one word")
+        self._cache = self._runner.cache([None], room=len(alone) + room)  # its last row is the text alone
+        self._scores_RV = self._runner.read(torch.tensor([alone]), self._cache)
+        self._look_up()
+
+    def _room_for_text(self, room: int) -> int:
+        retrieval, limit = self.lookup.retrieval, self._runner.spec.max_positions
+        spare = limit - room - retrieval.passage_tokens - len(self.lookup.opening) - 8  # 8: a blank line
+        if spare < 1:
+            raise Fault(
+                f"{room} tokens after a passage of {retrieval.passage_tokens} do not fit this model's context of "
+                f"{limit}; write fewer tokens, or read less of a passage"
+            )
+        return min(spare, retrieval.context)
+
+    def start(self) -> Tensor:
+        return self._two_rows()
+
+    def step(self, token: int) -> Tensor:
+        self._text.append(token)
+        self._since += 1
+        self._room -= 1
+        rows = self._cache.batch
+        self._scores_RV = self._runner.forward(torch.full((rows, 1), token), self._cache)[:, -1]
+        if self._since == self.lookup.retrieval.stride:
+            self._look_up()
+        return self._two_rows()
+
+    def _two_rows(self) -> Tensor:
+        return self._scores_RV if len(self._scores_RV) == 2 else self._scores_RV.expand(2, -1)
+
+    def _look_up(self) -> None:
+        """Find the passage for what comes next; where it is another one, read the text anew after it."""
+        self._since = 0
+        hits = self.lookup.candidates(self._text)
+        now = None if self.in_force is None else self.used[self.in_force].passage.id
+        if [hit.passage.id for hit in hits] == ([] if now is None else [now]):
+            return
+        alone, alone_1V = self._cache.prefix(self._cache.batch - 1), self._scores_RV[-1:]
+        if not hits:
+            self.in_force, self._scores_RV = None, alone_1V
+            self._cache = self._runner.cache([alone], self._room)
+            return
+        cache, scores_KV, log_p_K = read_under(self.lookup, self.lookup.prefixes(hits), self._text)
+        best = int(np.argmax(log_p_K))
+        self.rereads += 1
+        if hits[best].passage.id == now:
+            return
+        self._use(hits[best])
+        self._scores_RV = torch.cat([scores_KV[[best]], alone_1V])
+        self._cache = self._runner.cache([cache.prefix(best), alone], self._room)
+
+    def _use(self, hit: Hit) -> None:
+        ids = [used.passage.id for used in self.used]
+        if hit.passage.id not in ids:
+            self.used.append(hit)
+            ids.append(hit.passage.id)
+        self.in_force = ids.index(hit.passage.id)
+
+
+def read_under(lookup: Lookup, prefixes: Sequence[Prefix], text: Sequence[int]) -> tuple[Cache, Tensor, Array]:
+    """A text read after each of K prefixes: the cache, the scores `[K, V]` of what comes next, and log p `[K]`
+    (natural) of the text's last tokens, which ranks the prefixes (Ram 2023, equation 5)."""
+    runner = lookup.model.runner
+    rows_KT = torch.tensor([list(text)] * len(prefixes))
+    ranking = min(lookup.retrieval.rerank_tokens, len(text) - 1) if len(prefixes) > 1 else 0
+    cache = runner.cache(prefixes, room=len(text))
+    head = len(text) - ranking - 1
+    if head:
+        runner.read(rows_KT[:, :head], cache)
+    scores_KnV = runner.forward(rows_KT[:, head:], cache)
+    log_p_K = last_log_p(scores_KnV[:, :-1], rows_KT[:, head + 1 :])
+    return cache, scores_KnV[:, -1], log_p_K
+
+
+def last_log_p(scores_KnV: Tensor, next_Kn: Tensor) -> Array:
+    """Natural log p `[K]` of each row's n tokens under the scores that foretell them; 0 where n is 0."""
+    if not next_Kn.shape[1]:
+        return np.zeros(len(next_Kn))
+    log_z_Kn = normalisers(scores_KnV.flatten(0, 1)).reshape(next_Kn.shape)
+    column_Kn = scores_KnV.gather(-1, next_Kn[..., None].to(scores_KnV.device))[..., 0].double().cpu().numpy()
+    log_p_K: Array = (column_Kn - log_z_Kn).sum(1)
+    return log_p_K
