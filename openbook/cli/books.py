@@ -38,9 +38,16 @@ def register(app: typer.Typer) -> None:
 def add(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files and folders to read.")],
     book: options.Book = None,
+    neighbours: Annotated[
+        bool,
+        typer.Option("--neighbours", metavar="", help="Have a model remember the text too: kNN-LM (ask --lambda-knn)."),
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="Whose neighbours; else smollm2.")
+    ] = None,
 ) -> None:
     """Read files and folders into a book; again: update what changed."""
-    config = options.configure(book=book)
+    config = options.configure(book=book, model=model)
     for path in paths:
         if not os.path.lexists(path.expanduser()):  # before the encoder is loaded, and before a book is made
             raise Fault(f"{path} does not exist; nothing was added")
@@ -50,6 +57,20 @@ def add(
     added = _add(opened, paths, encoder(config))
     holds = f"{one_line(opened.path)} holds {plural(opened.count, 'passage')}"
     print(f"{summary(added)} in {added.seconds:.1f} s; {holds}")
+    if neighbours:
+        print(_memorise(opened, config))
+
+
+def _memorise(book: Book, config: Config) -> str:
+    """Have the model remember what it has not read yet; what that came to."""
+    from openbook.cli.models import here
+
+    model = options.model_of(config, here(config.model or "smollm2"))
+    from openbook.mix.memorise import memorise
+
+    with progress_bar() as progress:
+        made = memorise(book, model, progress)
+    return f"{plural(made.rows, 'neighbour')} of {plural(made.documents, 'document')} in {made.seconds:.1f} s"
 
 
 def find(

@@ -1,0 +1,306 @@
+"""The datastore of kNN-LM as a version of a book sees it: what followed in contexts like this one, and where.
+
+    p_kNN(y | x) ∝ Σ over the k nearest keys whose value is y of exp(−d / T),     d the squared L2 distance
+
+(Khandelwal 2020, arXiv 1911.00172, equation 2.) Few keys are compared one by one; of many an index names candidates,
+and their distances are computed from the keys as they were stored. So a distance is exact either way.
+
+Shapes: N rows, M width of a key, Q queries, k neighbours, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from openbook.book import approximate
+from openbook.book.manifest import BookFault, faults
+from openbook.book.segments import (
+    COPIED,
+    Listing,
+    Piece,
+    Segment,
+    SegmentWriter,
+    datastores,
+    folder_of,
+    open_segment,
+    read_listing,
+    writing,
+)
+from openbook.book.store import Book
+
+Float = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+EXACT = 16_384
+"""Rows up to which keys are compared one by one; of more, an index names the candidates."""
+PROBES = 16
+"""Lists of the index that are looked into."""
+SPARE = 4
+"""Candidates of the index for each neighbour asked for."""
+RESCORED = 1 << 24
+"""Numbers of candidates' keys that are held at once."""
+
+
+class Place(NamedTuple):
+    """Where a row was read: the document's id, and the character where the token begins."""
+
+    document_id: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The nearest rows of Q queries, nearest first: exact squared distances, the tokens that followed, the rows.
+
+    Of fewer rows than k there are fewer columns, or infinite distances of rows −1.
+    """
+
+    distances_Qk: Float
+    values_Qk: npt.NDArray[np.int32]
+    rows_Qk: Rows
+
+
+class Neighbours:
+    """Rows of these documents (id, hash of the content), open to read; `documents` None: all there are."""
+
+    def __init__(self, folder: Path, documents: set[tuple[str, str]] | None = None) -> None:
+        with faults(folder):
+            listing = read_listing(folder)
+            if listing is None:
+                raise BookFault(f"there are no neighbours in {folder}; make them with: openbook add PATH --neighbours")
+            self.folder, self.listing = folder, listing
+            self.segments = [open_segment(folder, name, listing.width) for name in listing.segments]
+        self._starts = np.cumsum([0, *map(len, self.segments)])
+        self._live = [[documents is None or (p.id, p.hash) in documents for p in s.pieces] for s in self.segments]
+        pieces = [
+            piece
+            for live, segment in self._lived()
+            for piece, is_live in zip(segment.pieces, live, strict=True)
+            if is_live
+        ]
+        self.count = sum(piece.stop - piece.start for piece in pieces)
+        self.documents = len({(piece.id, piece.hash) for piece in pieces})
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def width(self) -> int:
+        """M, the width of a key."""
+        return self.listing.width
+
+    @cached_property
+    def variance(self) -> float:
+        """The total variance of the keys, Σ over the M numbers: what distances are measured by."""
+        sums = np.zeros(self.width + 1)
+        for live, segment in self._lived():
+            sums += segment.sums_PM[np.array(live, dtype=bool)].sum(0)
+        if self.count == 0:
+            return 0.0
+        mean = sums / self.count
+        return float(max(mean[-1] - (mean[:-1] ** 2).sum(), 0.0))
+
+    def search(self, q_QM: Float, k: int) -> Found:
+        """The k nearest rows of each query."""
+        q_QM = np.ascontiguousarray(q_QM, dtype=np.float32)
+        named = [self._indexed(q_QM, k), self._scanned(q_QM, k)]
+        rows_QC = np.concatenate(
+            [rows for rows in named if rows is not None] or [np.empty((len(q_QM), 0), np.int64)], 1
+        )
+        d_QC = self.distances(q_QM, rows_QC)
+        order = np.lexsort((rows_QC, d_QC))[:, :k]  # ties by row: the same whoever named them
+        rows_Qk, d_Qk = np.take_along_axis(rows_QC, order, 1), np.take_along_axis(d_QC, order, 1)
+        return Found(d_Qk, self._values(rows_Qk), rows_Qk)
+
+    def distances(self, q_QM: Float, rows_QC: Rows) -> Float:
+        """Exact squared L2 distances, fp32, of these rows' keys; infinite where a row is −1."""
+        d_QC = np.full(rows_QC.shape, np.inf, np.float32)
+        many = max(1, RESCORED // max(1, rows_QC.shape[1] * self.width))
+        for at in range(0, len(q_QM), many):
+            part = slice(at, at + many)
+            far_QCM = self._keys(rows_QC[part]) - q_QM[part, None]
+            d_QC[part] = np.einsum("qcm,qcm->qc", far_QCM, far_QCM)
+        d_QC[rows_QC < 0] = np.inf
+        return d_QC
+
+    def place(self, row: int) -> Place:
+        """Where a row was read."""
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        segment, inside = self.segments[at], row - int(self._starts[at])
+        starts = [piece.start for piece in segment.pieces]
+        piece = segment.pieces[int(np.searchsorted(starts, inside, side="right")) - 1]
+        return Place(piece.id, int(segment.offsets_N[inside]))
+
+    def _lived(self) -> Iterator[tuple[list[bool], Segment]]:
+        yield from zip(self._live, self.segments, strict=True)
+
+    @cached_property
+    def _whole(self) -> bool:
+        return all(all(live) for live in self._live)
+
+    @cached_property
+    def _live_N(self) -> npt.NDArray[np.bool_]:
+        """Which rows are of these documents."""
+        live_N = np.zeros(int(self._starts[-1]), dtype=bool)
+        for base, (live, segment) in zip(self._starts, self._lived(), strict=False):
+            for piece, is_live in zip(segment.pieces, live, strict=True):
+                live_N[base + piece.start : base + piece.stop] = is_live
+        return live_N
+
+    @cached_property
+    def _index(self) -> Any:
+        if self.listing.index is None:
+            return None
+        with faults(self.folder):
+            return approximate.read(self.folder / self.listing.index)
+
+    def _indexed(self, q_QM: Float, k: int) -> Rows | None:
+        if self._index is None:
+            return None
+        live_N = None if self._whole else self._live_N[: self.listing.indexed]
+        found = approximate.candidates(self._index, q_QM, SPARE * k, PROBES, live_N)
+        if found.size and found.max() >= self.listing.indexed:
+            raise BookFault(f"{self.folder / str(self.listing.index)} is damaged; delete {self.folder} and add again")
+        return found
+
+    @cached_property
+    def _flat(self) -> tuple[Any, Rows]:
+        """What the index does not cover, and which rows that are: compared one by one, in the 16 bits they have."""
+        import faiss
+
+        rows = np.flatnonzero(self._live_N[self.listing.indexed :]) + self.listing.indexed
+        flat = faiss.IndexScalarQuantizer(self.width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
+        flat.is_trained = True
+        for at in range(0, len(rows), COPIED):
+            flat.add(self._keys(rows[None, at : at + COPIED])[0])
+        return flat, rows
+
+    def _scanned(self, q_QM: Float, k: int) -> Rows | None:
+        if self.listing.indexed == int(self._starts[-1]):
+            return None
+        flat, rows = self._flat
+        if not len(rows):
+            return None
+        with approximate.one_thread():
+            found: Rows = flat.search(q_QM, min(len(rows), k + 8))[1]
+        return np.where(found < 0, -1, rows[found])
+
+    def _keys(self, rows_QC: Rows) -> Float:
+        """Keys `[Q, C, M]` in fp32, of row 0 where a row is −1."""
+        flat = np.maximum(rows_QC.ravel(), 0)
+        if len(self.segments) == 1:
+            return self.segments[0].keys_NM[flat].astype(np.float32).reshape(*rows_QC.shape, self.width)
+        keys = np.empty((len(flat), self.width), np.float32)
+        of = np.searchsorted(self._starts, flat, side="right") - 1
+        for at in np.unique(of):
+            mine = of == at
+            keys[mine] = self.segments[at].keys_NM[flat[mine] - self._starts[at]]
+        return keys.reshape(*rows_QC.shape, self.width)
+
+    def _values(self, rows_Qk: Rows) -> npt.NDArray[np.int32]:
+        flat = np.maximum(rows_Qk.ravel(), 0)
+        values = np.zeros(len(flat), np.int32)
+        of = np.searchsorted(self._starts, flat, side="right") - 1
+        for at in np.unique(of):
+            mine = of == at
+            values[mine] = self.segments[at].values_N[flat[mine] - self._starts[at]]
+        return values.reshape(rows_Qk.shape)
+
+
+def open_neighbours(book: Book, model: str) -> Neighbours:
+    """The neighbours that a model (`folder_of`) finds in a book at its version; `BookFault` if none were made."""
+    folder = folder_of(book.path, model)
+    if read_listing(folder) is None:
+        raise BookFault(
+            f"{book.path} has no neighbours for this model; make them with: openbook add PATH --neighbours "
+            f"--book {book.path}"
+        )
+    return Neighbours(folder, contents(book))
+
+
+def contents(book: Book) -> set[tuple[str, str]]:
+    """Each document of a book at its version: its id and the hash of its content."""
+    if book.documents_table is None:
+        return set()
+    with faults(book.path):
+        rows = book.documents_table.scanner(columns=["id", "hash"]).to_table()
+    return set(zip(rows["id"].to_pylist(), rows["hash"].to_pylist(), strict=True))
+
+
+def tend(writer: SegmentWriter, told: Callable[[str], None] = lambda what: None) -> None:
+    """Join small segments, and have the index cover what is too much to be compared one by one."""
+    writer.flush()
+    writer.join()
+    listing = writer.listing
+    total = sum(map(len, writer.segments()))
+    if total - listing.indexed <= EXACT:
+        return
+    told("indexing")
+    anew = listing.index is None or total > 4 * listing.trained
+    with faults(writer.folder):
+        name = f"{writer.new_name()}.faiss"
+        segments, first = writer.segments(), 0 if anew else listing.indexed
+        if anew:
+            index = approximate.train(_sample(segments, total), total)
+        else:
+            index = approximate.read(writer.folder / str(listing.index), mapped=False)
+        approximate.extend(index, _chunks(segments, first), first)
+        approximate.write(index, writer.folder / name)
+        trained = total if anew else listing.trained
+        writer.commit(replace(writer.listing, index=name, indexed=total, trained=trained))
+        writer.sweep()
+
+
+def _sample(segments: Sequence[Segment], total: int) -> Float:
+    """Keys to train on, in the order they stand; at most so many a list."""
+    wanted = min(total, approximate.TRAINED_A_LIST * approximate.lists_for(total))
+    rows = np.sort(np.random.default_rng(0).choice(total, wanted, replace=False))
+    starts = np.cumsum([0, *map(len, segments)])
+    parts = [s.keys_NM[rows[(rows >= a) & (rows < a + len(s))] - a] for a, s in zip(starts, segments, strict=False)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _chunks(segments: Sequence[Segment], first: int) -> Iterator[Float]:
+    """Keys from row `first` on, some at a time."""
+    start = 0
+    for segment in segments:
+        for at in range(max(0, first - start), len(segment), COPIED):
+            yield segment.keys_NM[at : at + COPIED].astype(np.float32)
+        start += len(segment)
+
+
+def forget(book: Path, documents: Sequence[str]) -> int:
+    """Remove all that was remembered of documents (ids), in every version and for every model; how many rows went.
+
+    To be called when no version that stays names them any more: whoever builds looks at the live version first. After
+    it no file holds a key, a value or a pointer of theirs, nor an index that was made with them. `BookFault` where
+    another process is writing.
+    """
+    gone = set(documents)
+    return _drop(book, lambda piece: piece.id in gone)
+
+
+def retain(book: Path, documents: set[tuple[str, str]]) -> int:
+    """Remove what is remembered of all documents but these (id, hash of the content): those of versions that stay."""
+    return _drop(book, lambda piece: (piece.id, piece.hash) not in documents)
+
+
+def _drop(book: Path, gone: Callable[[Piece], bool]) -> int:
+    count = 0
+    for folder in datastores(book):
+        with faults(folder), writing(folder):
+            if read_listing(folder) is not None:
+                writer = SegmentWriter(folder)
+                count += writer.drop(gone)
+                tend(writer)
+    return count
+
+
+__all__ = ["Found", "Listing", "Neighbours", "Place", "contents", "forget", "open_neighbours", "retain", "tend"]
