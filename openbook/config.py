@@ -56,6 +56,11 @@ class Config(BaseSettings):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     persistence: Share | None = None
     passages: Annotated[int, Field(ge=1, le=64)] | None = None
+    rerank: Annotated[int, Field(ge=1, le=256)] | None = None
+    reranker: str | None = None
+    paths: str | None = None
+    hops: Annotated[int, Field(ge=2, le=4)] | None = None
+    answers: Annotated[int, Field(ge=1, le=16)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
     cap: Annotated[Share, Field(gt=0)] | None = None
     margin: FiniteFloat | None = None

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from openbook.answer.answer import Citation, Source, Token
+from openbook.answer.answer import Citation, Member, Source, Token
 from openbook.answer.citations import best_span
+from openbook.book.retrieve import Hit
 from openbook.book.sentences import sentences
 from openbook.mix.decode import Step
 from openbook.mix.evidence import Evidence
@@ -46,21 +47,38 @@ def trimmed(tokens: Sequence[Token]) -> tuple[str, tuple[Token, ...]]:
     return text, tuple(placed)
 
 
-def sources_of(reading: Reading, evidence: Evidence | None) -> tuple[Source, ...]:
-    """Every source with its share in the answer; without evidence (an abstention) only what was believed before."""
+def sources_of(
+    reading: Reading, evidence: Evidence | None, left_out: Sequence[Sequence[float]] = ()
+) -> tuple[Source, ...]:
+    """Every source with its share in the answer; without evidence (an abstention) only what was believed before.
+
+    `left_out` has the drop of each passage of each branch that holds several.
+    """
     mixture = reading.mixture
     prior_S, refined_S = np.exp(reading.log_retrieved_S), np.exp(mixture.weights.log_prior_S)
     made = []
     for s, label in enumerate(mixture.labels):
         source = Source(label.id, label.kind, prior=float(prior_S[s]), refined=float(refined_S[s]))
-        if s < len(reading.hits):
-            p = reading.hits[s].passage
-            source = replace(
-                source, document=p.document, title=p.title, heading=p.heading, page=p.page, line=p.line,
-                span=(p.start, p.end), text=p.text,
-            )  # fmt: skip
+        if s < len(reading.paths):
+            source = _placed(source, reading.paths[s], left_out[s] if left_out else ())
         made.append(source if evidence is None else _with_share(source, s, evidence))
     return tuple(made)
+
+
+def _placed(source: Source, path: Sequence[Hit], drops: Sequence[float]) -> Source:
+    """The source with where its passage stands, or each of its passages; the last of a path is the most believed."""
+    passages = [hit.passage for hit in path]
+    told: list[float | None] = [*drops] if drops else [None] * len(passages)
+    members = tuple(
+        Member(p.document, p.title, p.heading, p.page, p.line, (p.start, p.end), p.text, drop)
+        for p, drop in zip(passages, told, strict=True)
+    )
+    chief = max(range(len(members)), key=lambda i: (told[i] or 0.0, i))
+    p = passages[chief]
+    return replace(
+        source, document=p.document, title=p.title, heading=p.heading, page=p.page, line=p.line,
+        span=(p.start, p.end), text=p.text, members=members if len(members) > 1 else (),
+    )  # fmt: skip
 
 
 def _with_share(source: Source, s: int, evidence: Evidence) -> Source:
@@ -87,9 +105,19 @@ def cite(text: str, tokens: Sequence[Token], sources: Sequence[Source]) -> tuple
         carrier = max((s for s in sources if s.kind == "passage"), key=lambda s: added[s.id], default=None)
         if carrier is None or carrier.text is None or carrier.span is None or added[carrier.id] < LEAST_BITS:
             continue
-        if found := best_span(text[start:end], carrier.text):
-            a, b = found
-            share = float(np.mean([t.responsibility[carrier.id] for t in inside]))
-            place = (carrier.span[0] + a, carrier.span[0] + b)
-            made.append(Citation((start, end), carrier.id, place, carrier.text[a:b], share))
+        share = float(np.mean([t.responsibility[carrier.id] for t in inside]))
+        for member, passage, begin in _passages_of(carrier, carrier.text, carrier.span[0]):
+            if found := best_span(text[start:end], passage):
+                a, b = found
+                place = (begin + a, begin + b)
+                made.append(Citation((start, end), carrier.id, place, passage[a:b], share, member))
+                break
     return tuple(made)
+
+
+def _passages_of(source: Source, text: str, start: int) -> list[tuple[int | None, str, int]]:
+    """Which member, its text and where that begins: those that do most for the source first."""
+    if not source.members:
+        return [(None, text, start)]
+    order = sorted(enumerate(source.members), key=lambda pair: (-(pair[1].left_out or 0.0), -pair[0]))
+    return [(i, member.text, member.span[0]) for i, member in order]

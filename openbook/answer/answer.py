@@ -32,8 +32,24 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A passage of a branch that holds several. `left_out`: what the branch's natural log p of the answer loses when
+    this passage is taken out of it and the answer is read again; None where nothing was answered."""
+
+    document: str
+    title: str
+    heading: str | None
+    page: int | None
+    line: int
+    span: Span
+    text: str
+    left_out: float | None = None
+
+
+@dataclass(frozen=True)
 class Source:
-    """A source and its share in the whole answer.
+    """A source and its share in the whole answer. One of several passages has `members`, and the place of the one that
+    does most for it.
 
     `prior` is from retrieval, `refined` after the question was read; `responsibility` is the mean over tokens, `bits`
     the part r_s(t) of each token's bits, so the sources' bits add up to the answer's.
@@ -54,17 +70,22 @@ class Source:
     line: int | None = None
     span: Span | None = None
     text: str | None = None
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A stretch of the answer, the passage that made the model write it, and the place there that carries its words."""
+    """A stretch of the answer, the passage that made the model write it, and the place there that carries its words.
+
+    `member` says which passage of a branch that holds several.
+    """
 
     span: Span
     source: str
     source_span: Span
     cited_text: str
     responsibility: float
+    member: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +125,7 @@ class Answer:
             "settings": dict(self.settings),
             "sources": [source_dict(s) for s in self.sources],
             "tokens": [plain(asdict(t)) for t in self.tokens],
-            "citations": [plain(asdict(c)) for c in self.citations],
+            "citations": [_citation(c) for c in self.citations],
             "timings": plain(dict(self.timings)),
         }
 
@@ -132,7 +153,16 @@ _PLACE = ("document", "title", "heading", "page", "line", "span", "text")
 def source_dict(source: Source) -> dict[str, Any]:
     """A source as JSON."""
     values: dict[str, Any] = plain(asdict(source))
+    if not source.members:
+        del values["members"]
     return values if source.kind == "passage" else {k: v for k, v in values.items() if k not in _PLACE}
+
+
+def _citation(citation: Citation) -> dict[str, Any]:
+    values: dict[str, Any] = plain(asdict(citation))
+    if citation.member is None:
+        del values["member"]
+    return values
 
 
 def plain(value: Any) -> Any:

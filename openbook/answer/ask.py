@@ -21,6 +21,7 @@ from openbook.lm.model import LanguageModel, load_model
 from openbook.mix.beam import search
 from openbook.mix.decode import Step, generate
 from openbook.mix.evidence import Evidence
+from openbook.mix.paths import LeftOut, leave_out
 from openbook.mix.reading import Reader, Reading
 from openbook.mix.settings import Settings
 
@@ -170,6 +171,15 @@ class _Writing:
             self.ended = "stop"
         return steps, tokens
 
+    def _leave_out(self, reading: Reading, steps: list[Step], evidence: Evidence) -> LeftOut:
+        """What each passage of a branch that holds several does there, and what it took to find out."""
+        tokens, log_p_S = [step.token for step in steps], evidence.sufficiency_S
+        found = leave_out(self.reader, self.question, reading.paths, tokens, log_p_S)
+        if found.rows:
+            cost = {"left_out_rows": found.rows, "left_out_forwards": found.forwards, "left_out_read": found.prefilled}
+            self.clock.timings |= cost
+        return found
+
     @property
     def _stops(self) -> tuple[str, ...]:
         """Strings that end the answer; one held to a form ends where the form does."""
@@ -205,10 +215,11 @@ class _Writing:
 
     def _answer(self, reading: Reading | None, steps: list[Step], written: list[Token], withheld: str | None) -> Answer:
         reader = self.reader
-        evidence = None
+        evidence, left_out = None, LeftOut(())
         if reading is not None and steps:
             evidence = Evidence.of(reading.mixture.labels, reading.mixture.weights, steps)
-        sources = sources_of(reading, evidence) if reading is not None else ()
+            left_out = self._leave_out(reading, steps, evidence)
+        sources = sources_of(reading, evidence, left_out.drops) if reading is not None else ()
         # White space around an answer is nothing, unless the answer's form was demanded.
         free = reader.settings.constraint is None
         text, tokens = trimmed(written) if free else ("".join(t.text for t in written), tuple(written))

@@ -248,6 +248,11 @@ def _lines_of(source: Source, share: float | None, console: Console) -> Iterator
     told = weights(source.prior, source.refined)
     bar = _bar(share or 0.0, width - 4 - 2 - 19, console)
     yield Text("    ").append(bar, Style() if plain else _colour(source)).append(f"  {told:>19}", "dim")
+    for name, drop in source.members:
+        if drop is not None:
+            line = Text(f"    without {name}: log p {signed(-drop)}", "dim")
+            line.truncate(width, overflow="ellipsis")
+            yield line
 
 
 def _numbered(source: Source, plain: bool) -> Text:

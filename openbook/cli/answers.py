@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openbook.lm.decoding.beam import Beams
     from openbook.lm.decoding.constrain import Constraint
     from openbook.mix.reading import Reader
+    from openbook.mix.rerank import Rerank
     from openbook.mix.settings import Settings
 
 ABSTAINED = 3
@@ -43,6 +44,20 @@ def ask(
         typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
     ] = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that may speak, 1 to 64; else 5.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option(metavar="K", help="Find K passages, look at each again, and read the best of them.")
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="By what: likelihood of the question, or a cross-encoder's folder."),
+    ] = None,
+    paths: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Passages that are read together: single, sets, neighbours; else single."),
+    ] = None,
+    hops: Annotated[
+        int | None, typer.Option(metavar="N", help="Read sets of up to N passages together, 2 to 4; else 2 of sets.")
+    ] = None,
     margin: Annotated[
         float | None,
         typer.Option(metavar="BITS", help="Abstain unless a passage makes the question so much likelier; else 5."),
@@ -166,7 +181,8 @@ def ask(
     It abstains, with exit status 3, where no passage has to do with the question, or the model only repeated itself.
     """
     config = options.configure(
-        book=book, model=model, passages=passages, persistence=persistence, max_tokens=max_tokens, margin=margin,
+        book=book, model=model, passages=passages, rerank=rerank, reranker=reranker, paths=paths, hops=hops,
+        persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
         lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
@@ -223,6 +239,8 @@ def settings_of(config: Config) -> Settings:
     believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop", "speculate", "cut_repeats")
     settings = replace(
         Settings(),
+        rerank=_rerank(config),
+        **_paths(config),
         sampling=replace(Sampling(), **drawn),
         beams=_beams(config),
         constraint=_constraint(config),
@@ -233,6 +251,29 @@ def settings_of(config: Config) -> Settings:
             raise Fault(f"persistence {config.persistence:g} lets passages earn weight; with robust it can only be 0")
         settings = settings.robustly(config.robust)
     return replace(settings, margin=None) if config.anyway else settings
+
+
+def _rerank(config: Config) -> Rerank | None:
+    from openbook.mix.rerank import Rerank, rerankers
+
+    if config.rerank is None and config.reranker is None:
+        return None
+    pool = Rerank().pool if config.rerank is None else config.rerank
+    by = config.reranker or Rerank().by
+    if by in rerankers() and by != "cross-encoder":
+        return Rerank(pool, by)
+    folder = Path(by).expanduser()
+    if not folder.is_dir():
+        raise Fault(f"reranker {by!r} is neither likelihood nor the folder of a cross-encoder")
+    return Rerank(pool, "cross-encoder", folder)
+
+
+def _paths(config: Config) -> dict[str, Any]:
+    """`hops` alone asks for sets."""
+    if config.hops is not None and config.paths not in (None, "sets"):
+        raise Fault(f"hops are of sets of passages; leave them out, or the paths {config.paths!r}")
+    kind = config.paths or ("single" if config.hops is None else "sets")
+    return {"paths": kind} | ({} if config.hops is None else {"hops": config.hops})
 
 
 def _beams(config: Config) -> Beams | None:

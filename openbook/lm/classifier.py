@@ -56,12 +56,12 @@ class TextClassifier:
         self.device = classifier.embedding.weight.device
         pieces.no_padding()
         pieces.enable_truncation(self.max_tokens)
-        self._pieces = pieces
+        self.pieces = pieces
 
     def logits(self, texts: Sequence[str], *, tokens_at_once: int = 8192) -> npt.NDArray[np.float32]:
         """Logits float32 `[N, C]`, in the order of `texts`; what lies beyond `max_tokens` is not read."""
         # A word piece is rarely over 32 characters: what lies beyond cannot be read, so it is not tokenised either.
-        ids = [e.ids for e in self._pieces.encode_batch([well_formed(text[: self.max_tokens * 32]) for text in texts])]
+        ids = [e.ids for e in self.pieces.encode_batch([well_formed(text[: self.max_tokens * 32]) for text in texts])]
         if not all(ids):
             raise Fault("a text without any token cannot be classified; give the tokenizer a post-processor, or text")
         logits_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,17 +15,23 @@ from openbook.book.embedder import Embedder
 from openbook.book.passages import in_place
 from openbook.book.retrieve import Hit, find
 from openbook.book.store import Book
+from openbook.errors import Fault
 from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Make, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.certificate import equal_votes
 from openbook.mix.mixture import Mixture, Weights
+from openbook.mix.paths import Path, join, log_prior_of
 from openbook.mix.prompt import Framing
+from openbook.mix.rerank import rerank
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches, Progress, Tally
 from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array, log_prior, normalise, refine
+
+if TYPE_CHECKING:
+    from openbook.lm.cross_encoder import CrossEncoder
 
 MEMORY_BYTES, DISK_BYTES = 2 << 30, 8 << 30
 """Budgets of the passage cache; of memory no more than a quarter of the machine's is taken."""
@@ -72,17 +79,23 @@ class Believed:
 
 @dataclass(frozen=True)
 class Reading:
-    """The kept hits best first, their share of the prior (the closed book's last), the mixture to write with.
+    """The kept paths best first, their share of the prior (the closed book's last), the mixture to write with.
 
+    A path is the hits that stand before the question in one branch: mostly one.
     `tally` counts what the writing takes; `speculation` guesses what may be read ahead, if anything is to be.
     """
 
-    hits: tuple[Hit, ...]
+    paths: tuple[Path, ...]
     log_retrieved_S: Array
     mixture: Mixture
     lift_bits: float
     tally: Tally
     speculation: Speculation | None = None
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """Each path's most believed passage; of one passage, that."""
+        return tuple(max(path, key=lambda hit: hit.prior) for path in self.paths)
 
 
 @dataclass
@@ -111,13 +124,31 @@ class Reader:
         settings = self.settings
         return find(self.book, question, settings.pool, self.encoder, temperature=settings.prior_temperature)
 
+    @cached_property
+    def cross_encoder(self) -> CrossEncoder:
+        """The cross-encoder of the settings' folder, loaded when it is first asked for."""
+        from openbook.lm.cross_encoder import load_cross_encoder
+
+        chosen = self.settings.rerank
+        if chosen is None or chosen.model is None:
+            raise Fault("no cross-encoder was given; name its folder: --reranker FOLDER")
+        return load_cross_encoder(chosen.model)
+
+    def paths(self, question: str, hits: Sequence[Hit]) -> list[Path]:
+        """What stands in front of the question, branch by branch: the hits, reranked and joined as the settings say."""
+        settings = self.settings
+        return join(self.book, rerank(self, question, hits, settings.passages), settings.paths, settings.hops)
+
     def read(self, question: str, hits: Sequence[Hit]) -> tuple[Branches, Believed]:
         """Run the question under every hit and, last, the closed book, in one batch."""
-        branches = [Branch(Label(f"p{i}", "passage"), h.passage.id, (passage_text(h),)) for i, h in enumerate(hits)]
+        return self.read_paths(question, [(hit,) for hit in hits])
+
+    def read_paths(self, question: str, paths: Sequence[Path]) -> tuple[Branches, Believed]:
+        """Run the question under every path and, last, the closed book, in one batch."""
+        branches = [branch_of(Label(f"p{i}", "passage"), path) for i, path in enumerate(paths)]
         source = self.branches(question, [*branches, CLOSED_BOOK])
         asked_S = source.question_log_p_S
-        prior_S = np.log([hit.prior for hit in hits])
-        return source, Believed(prior_S, asked_S[:-1], float(asked_S[-1]), self.settings)
+        return source, Believed(log_prior_of(paths), asked_S[:-1], float(asked_S[-1]), self.settings)
 
     def branches(self, question: str, branches: Sequence[Branch], room: int | None = None) -> Branches:
         """These branches with the question read, ready to write; `room`: so many tokens, else as the settings say."""
@@ -127,14 +158,15 @@ class Reader:
 
     def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
         """Read the question, keep the best passages beside the closed book, and stand ready to write."""
-        source, believed = self.read(question, hits)
+        paths = self.paths(question, hits)
+        source, believed = self.read_paths(question, paths)
         kept = believed.kept
         labels = [Label(f"p{rank}", "passage") for rank in range(1, len(kept) + 1)]
-        source.keep([*kept, len(hits)], labels=[*labels, CLOSED_BOOK.label])
+        source.keep([*kept, len(paths)], labels=[*labels, CLOSED_BOOK.label])
         retrieved = log_prior(normalise(believed.prior_S[kept]), self.settings.closed_share)
         mixture = Mixture([source], believed.weights())
         guesses = Speculation(source.texts, self.model.tokenizer.token_bytes) if self.speculates else None
-        return Reading(tuple(hits[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses)
+        return Reading(tuple(paths[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses)
 
     @property
     def speculates(self) -> bool:
@@ -142,6 +174,13 @@ class Reader:
         if self.settings.speculate is None:
             return self.model.runner.batch_invariant and self.settings.beams is None
         return self.settings.speculate
+
+
+def branch_of(label: Label, path: Sequence[Hit]) -> Branch:
+    """The branch of a path. The keys of one passage are kept under its id; those of several nowhere: who removes a
+    passage from the book must find all that was made of it by its name."""
+    name = path[0].passage.id if len(path) == 1 else ""
+    return Branch(label, name, tuple(passage_text(hit) for hit in path))
 
 
 def passage_text(hit: Hit) -> str:

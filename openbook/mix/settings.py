@@ -14,7 +14,9 @@ from openbook.lm.decoding.generate import check_together
 from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.certificate import check_robust
 from openbook.mix.mixture import Weights
+from openbook.mix.paths import MOST_HOPS, path_kinds
 from openbook.mix.prompt import Prompt
+from openbook.mix.rerank import Rerank
 from openbook.mix.weights import log_prior
 
 MOST_ROWS = 256
@@ -25,7 +27,9 @@ MOST_ROWS = 256
 class Settings:
     """Everything that decides an answer besides the book, the model and the question.
 
-    `retrieved` passages are searched and read with the question; the best `passages` of them are kept. `persistence`
+    `retrieved` passages are searched and read with the question; the best `passages` of them are kept. Under a `rerank`
+    its pool is searched instead, and the best `passages` are read. `paths` joins passages in one branch
+    (`openbook.mix.paths`), up to `hops` of them; the best `passages` paths are kept. `persistence`
     is τ: 0 Token, 1 Sequence. `beta`: how much the question's own likelihood under a passage refines the prior.
     `closed_share`: the model's own memory's share of the prior. `cap`: no source weighs more. `margin`: the bits by
     which the best passage must make the question likelier than the model alone does, else the answer is withheld;
@@ -39,6 +43,9 @@ class Settings:
 
     passages: int = 5
     retrieved: int = 10
+    rerank: Rerank | None = None
+    paths: str = "single"
+    hops: int = 2
     persistence: float = 0.5
     prior_temperature: float = 0.06
     beta: float = 0.5
@@ -60,6 +67,10 @@ class Settings:
             raise Fault(f"passages is {self.passages}; at least 1 is needed to answer from a book")
         if self.passages > 64 or self.retrieved > 256:
             raise Fault(f"{self.passages} of {self.retrieved} passages are too many; at most 64 of 256")
+        if self.paths not in path_kinds():
+            raise Fault(f"no paths are called {self.paths!r}; there are: {', '.join(path_kinds())}")
+        if not 2 <= self.hops <= MOST_HOPS:
+            raise Fault(f"a path of {self.hops} passages; it must be from 2 to {MOST_HOPS}")
         if not 1 <= self.max_tokens <= 4096:
             raise Fault(f"max tokens is {self.max_tokens}; it must be from 1 to 4096")
         if not self.beta >= 0 or not self.prior_temperature > 0:
@@ -88,7 +99,7 @@ class Settings:
     @property
     def pool(self) -> int:
         """How many passages are searched: never fewer than are kept."""
-        return max(self.retrieved, self.passages)
+        return max(self.retrieved if self.rerank is None else self.rerank.pool, self.passages)
 
     def summary(self) -> dict[str, object]:
         """What an answer records of its settings, plain values."""
@@ -96,6 +107,9 @@ class Settings:
             "persistence": self.persistence,
             "passages": self.passages,
             "retrieved": self.retrieved,
+            "rerank": None if self.rerank is None else self.rerank.summary(),
+            "paths": self.paths,
+            "hops": self.hops if self.paths == "sets" else None,
             "lambda_knn": 0.0,
             "prior_temperature": self.prior_temperature,
             "beta": self.beta,

@@ -46,7 +46,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Source:
-    """One source. `number` is what the reader sees, None for the model's own memory; `hue` indexes the palette."""
+    """One source. `number` is what the reader sees, None for the model's own memory; `hue` indexes the palette.
+
+    `members` of one that holds several passages: each one's document, and what the branch loses without it, natural.
+    """
 
     index: int
     key: str
@@ -61,6 +64,7 @@ class Source:
     bits: float | None
     necessity: float | None
     sufficiency: float | None
+    members: tuple[tuple[str, float | None], ...] = ()
 
     @property
     def weight(self) -> float | None:
@@ -227,7 +231,9 @@ def _sources(rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]]) -> t
         kind, key = text_of(row.get("kind")), text_of(row.get("id"))
         own = kind == "closed_book"
         count += not own
-        name = clean(text_of(row.get("document") or row.get("title"))).strip()
+        members = _members(row)
+        name = " + ".join(dict.fromkeys(name for name, _ in members))
+        name = name or clean(text_of(row.get("document") or row.get("title"))).strip()
         page, line = number(row.get("page")), number(row.get("line"))
         sources.append(
             Source(
@@ -237,12 +243,30 @@ def _sources(rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]]) -> t
                 name=(not own and name) or _KINDS.get(kind) or clean(key),
                 place=f"page {page:.0f}" if page is not None else f"line {line:.0f}" if line is not None else "",
                 heading=clean(text_of(row.get("heading"))).strip(),
-                passage=tuple(_passage(row, key, cited)),
+                passage=tuple(_passages(row, key, cited)),
+                members=members,
                 **{name: number(row.get(name)) for name in ("prior", "refined", "responsibility", "bits")},
                 **{name: number(row.get(name)) for name in ("necessity", "sufficiency")},
             )
         )
     return tuple(sources)
+
+
+def _members(row: Mapping[str, Any]) -> tuple[tuple[str, float | None], ...]:
+    """Document of each passage of a branch that holds several, and its drop."""
+    members = _rows(row.get("members"))
+    return tuple((clean(text_of(m.get("document"))).strip() or "?", number(m.get("left_out"))) for m in members)
+
+
+def _passages(row: Mapping[str, Any], key: str, cited: list[Mapping[str, Any]]) -> Iterator[Mark]:
+    """The passage, or one after the other the passages of a branch that holds several."""
+    members = _rows(row.get("members"))
+    if not members:
+        yield from _passage(row, key, cited)
+    for i, member in enumerate(members):
+        if i:
+            yield Mark("\n\n")
+        yield from _passage(member, key, [c if c.get("member") == i else {} for c in cited])
 
 
 def _passage(row: Mapping[str, Any], key: str, cited: list[Mapping[str, Any]]) -> Iterator[Mark]:

@@ -31,7 +31,10 @@ LEAST_PASSAGE = 16
 
 @dataclass(frozen=True)
 class Branch:
-    """One row: who it is, the name its keys are kept under, the passages in front of the question (none: closed)."""
+    """One row: who it is, the name its keys are kept under (none: nowhere), the passages in front of the question.
+
+    Without a passage it is the closed book.
+    """
 
     label: Label
     name: str
@@ -40,11 +43,13 @@ class Branch:
 
 @dataclass
 class Tally:
-    """What writing took: forwards of the model, tokens read ahead, and how many of those were then written."""
+    """What writing took: forwards of the model, tokens read ahead, how many of those were then written; and before
+    it, texts before the question whose keys had to be computed."""
 
     steps: int = 0
     proposed: int = 0
     accepted: int = 0
+    prefilled: int = 0
 
 
 CLOSED_BOOK = Branch(Label("closed", "closed_book"), "closed")
@@ -76,11 +81,11 @@ class Branches:
         spare = self._spare(len(framing.prefix(())), suffix, room)
         texts = [framing.prefix(b.passages, min(spare, PASSAGE_TOKENS * len(b.passages))) for b in branches]
         # The last token before the question is run again with it: its output predicts the question's first token.
+        self.tally = Tally()
         names, before = [branch.name for branch in branches], [text[:-1] for text in texts]
         prefixes = self._prefixes(names, before, store, progress)
         rows = [[text[-1], *suffix.question, *suffix.tail] for text in texts]
         self.texts = [(*text, *suffix.question, *suffix.tail) for text in texts]
-        self.tally = Tally()
         self._room = room
         self._expected: tuple[int, ...] = ()
         self._ahead: deque[tuple[int, Tensor]] = deque()
@@ -131,13 +136,18 @@ class Branches:
         One text at a time: in bf16 the sums of a batch depend on its other members, and an answer must not depend on
         which passages happened to be kept. A passage is long enough to keep the processor busy by itself.
         """
-        found: list[Prefix | None] = store.get_all(names, texts) if store else [None for _ in texts]
+        found: list[Prefix | None] = [None for _ in texts]
+        if store and (named := [i for i, name in enumerate(names) if name]):
+            kept = store.get_all([names[i] for i in named], [texts[i] for i in named])
+            for i, prefix in zip(named, kept, strict=True):
+                found[i] = prefix
         missing = [i for i, text in enumerate(texts) if found[i] is None and text]
+        self.tally.prefilled += len(missing)
         for done, i in enumerate(missing):
             if progress is not None:
                 progress(done, len(missing), "passages read")
             found[i] = made = self._runner.prefill(texts[i])
-            if store:
+            if store and names[i]:
                 store.put(names[i], texts[i], made)
         if missing and progress is not None:
             progress(len(missing), len(missing), "passages read")
