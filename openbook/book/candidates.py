@@ -1,12 +1,15 @@
-"""What a search hands on: rows of the passages table with what is known of their match.
+"""What a search hands on, and the rows of the passages table behind it.
 
-Shapes: M width of a vector.
+A search brings numbers of rows and scores alone; vectors are read for all candidates, texts for the shown ones.
+
+Shapes: N rows, M width of a vector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +17,42 @@ import numpy.typing as npt
 from openbook.book.passages import Passage
 
 if TYPE_CHECKING:
+    import lance
     import pyarrow as pa
 
 Vector = npt.NDArray[np.float32]
 FIELDS = ["id", "document", "title", "heading", "text", "start", "end", "page", "line"]
-COLUMNS = [*FIELDS, "vector"]
 LEAST = 50
 """Candidates each search brings at least: fusing needs more than what is shown."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A passage one of the searches found; `lexical` is its BM25 score, 0 where no word matched or it came too late."""
+    """A passage that was found, not read yet: its `row` in the table, its id, and its vector."""
 
-    passage: Passage
+    row: int
+    id: str
     vector_M: Vector
-    lexical: float = 0.0
 
 
-def candidates(found: pa.Table, score: str | None = None) -> list[Candidate]:
-    """The rows of a search, in its order; `score` names the column of BM25 scores."""
-    rows: list[dict[str, Any]] = found.select(FIELDS).to_pylist()
-    if not rows:
+def candidates(table: lance.LanceDataset, rows: Iterable[int]) -> list[Candidate]:
+    """The candidates at some rows, in their order, each once."""
+    wanted = list(dict.fromkeys(rows))
+    if not wanted:
         return []
-    vectors = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
-    scores = found[score].to_pylist() if score else [0.0] * len(rows)
-    return [Candidate(Passage(**row), v, float(s)) for row, v, s in zip(rows, vectors, scores, strict=True)]
+    found = _rows(table, wanted, ["id", "vector"])
+    vectors_NM = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(found), -1)
+    return [Candidate(*each) for each in zip(wanted, found["id"].to_pylist(), vectors_NM, strict=True)]
+
+
+def passages(table: lance.LanceDataset, rows: Sequence[int]) -> list[Passage]:
+    """The passages at some rows, in their order."""
+    return [Passage(**row) for row in _rows(table, rows, FIELDS).to_pylist()] if rows else []
+
+
+def _rows(table: lance.LanceDataset, rows: Sequence[int], columns: list[str]) -> pa.Table:
+    """Rows by their number, in the order asked for; Lance reads these alone, but brings them in the table's order."""
+    wanted = f"_rowid IN ({', '.join(map(str, rows))})"
+    found = table.scanner(columns=columns, filter=wanted, with_row_id=True).to_table()
+    at = {row: place for place, row in enumerate(found["_rowid"].to_pylist())}
+    return found.select(columns).take([at[row] for row in rows])

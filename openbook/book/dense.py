@@ -1,23 +1,53 @@
-"""Dense retrieval: the cosine of two texts' vectors, exactly (every vector is compared).
+"""Dense retrieval: the cosine of two texts' vectors.
+
+Up to `EXACT` passages every vector is compared. Above, the book carries an inverted file over quantised vectors
+(IVF, Jégou 2011; extended RaBitQ, Gao 2024, arXiv 2409.09913: 5 bits a dimension), whose candidates are compared
+exactly again; passages that it does not hold yet are compared with the query one by one. So what is found may
+miss a passage, its score is the cosine either way.
 
 Shapes: M width of a vector.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from openbook.book.candidates import COLUMNS, Candidate, Vector, candidates
+from openbook.book.candidates import Vector
 
 if TYPE_CHECKING:
     import lance
 
+EXACT = 20_000
+"""Passages up to which every vector is compared: 1.8 kB each are read, 20 ms in all."""
+INDEX = "vector_idx"
+ROWS = 1_024
+"""Vectors of a cell of the inverted file when it is made; it is made anew when there are twice as many."""
+PROBED = 0.1
+"""Share of the cells that is searched, but `LEAST_PROBED` of them at least. Measured in docs/book.md."""
+LEAST_PROBED = 64
+REFINED = 2
+"""Candidates compared exactly, for each that is asked for."""
 
-def search(table: lance.LanceDataset, query_M: Vector, count: int) -> list[Candidate]:
-    """The `count` passages whose vectors have the highest cosine with the query's, best first."""
+
+def search(table: lance.LanceDataset, query_M: Vector, count: int) -> list[int]:
+    """The `count` passages whose vectors have the highest cosine with the query's, best first: their rows."""
     scanner = table.scanner(
-        columns=[*COLUMNS, "_distance"],
-        nearest={"column": "vector", "q": query_M, "k": count, "metric": "cosine"},
+        columns=["_distance"],
+        nearest={"column": "vector", "q": query_M, "k": count, "metric": "cosine", **_how(table)},
+        with_row_id=True,
         disable_scoring_autoprojection=True,
     )
-    return candidates(scanner.to_table())
+    rows: list[int] = scanner.to_table()["_rowid"].to_pylist()
+    return rows
+
+
+def indexed(table: lance.LanceDataset) -> bool:
+    """Whether a table is so long that its index is searched; it may hold an index and be short again."""
+    return bool(table.count_rows() > EXACT)
+
+
+def _how(table: lance.LanceDataset) -> dict[str, Any]:
+    rows = table.count_rows()
+    if rows <= EXACT:
+        return {"use_index": False}
+    return {"nprobes": max(LEAST_PROBED, round(PROBED * rows / ROWS)), "refine_factor": REFINED}

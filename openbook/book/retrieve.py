@@ -9,13 +9,13 @@ Another way of searching is a function handed to the registry:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from openbook.book import dense, lexical
-from openbook.book.candidates import LEAST, Candidate, Vector
+from openbook.book.candidates import LEAST, Vector, candidates, passages
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault, faults
@@ -99,11 +99,11 @@ def with_prior(hits: Sequence[Hit], temperature: float = TEMPERATURE) -> list[Hi
 @retriever("fused")
 def fused(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
     """`a · cosine + (1 − a) · BM25 / max BM25` over the union of both searches (Bruch 2022, arXiv 2210.11934)."""
-    query_M = _embed(query, encoder)
-    hits = _union(book, query, query_M, k)
-    highest = max((hit.lexical for hit in hits), default=0.0) or 1.0
-    share = DENSE_SHARE
-    return [replace(hit, score=share * hit.dense + (1 - share) * hit.lexical / highest) for hit in hits]
+    query_M, count = _embed(query, encoder), max(4 * k, LEAST)
+    with faults(book.path):
+        by_words = lexical.search(book.passages_table, query, count)
+        by_meaning = dense.search(book.passages_table, query_M, count)
+        return _best(book, k, query_M, by_words, [*by_meaning, *by_words], DENSE_SHARE)
 
 
 @retriever("dense")
@@ -111,7 +111,7 @@ def dense_only(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
     """By cosine alone."""
     query_M = _embed(query, encoder)
     with faults(book.path):
-        return [_hit(c, query_M) for c in dense.search(book.passages_table, query_M, k)]
+        return _best(book, k, query_M, {}, dense.search(book.passages_table, query_M, k), 1.0)
 
 
 @retriever("bm25")
@@ -119,9 +119,8 @@ def bm25_only(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
     """By BM25 alone, divided by the best of the list, so that one temperature fits all retrievers."""
     query_M = _embed(query, encoder)
     with faults(book.path):
-        hits = [_hit(c, query_M) for c in lexical.search(book.passages_table, query, k)]
-    highest = max((hit.lexical for hit in hits), default=0.0) or 1.0
-    return [replace(hit, score=hit.lexical / highest) for hit in hits]
+        by_words = lexical.search(book.passages_table, query, k)
+        return _best(book, k, query_M, by_words, by_words, 0.0)
 
 
 def _embed(query: str, encoder: Embedder) -> Vector:
@@ -129,16 +128,15 @@ def _embed(query: str, encoder: Embedder) -> Vector:
     return vector
 
 
-def _union(book: Book, query: str, query_M: Vector, k: int) -> list[Hit]:
-    count = max(4 * k, LEAST)
-    with faults(book.path):
-        by_words = lexical.search(book.passages_table, query, count)
-        by_meaning = dense.search(book.passages_table, query_M, count)
-    # The lexical rows last: only they know their BM25.
-    union = {c.passage.id: c for c in [*by_meaning, *by_words]}
-    return [_hit(candidate, query_M) for candidate in union.values()]
-
-
-def _hit(candidate: Candidate, query_M: Vector) -> Hit:
-    cosine = float(candidate.vector_M @ query_M)
-    return Hit(candidate.passage, score=cosine, dense=cosine, lexical=candidate.lexical)
+def _best(
+    book: Book, k: int, query_M: Vector, lexical_of: Mapping[int, float], rows: Iterable[int], share: float
+) -> list[Hit]:
+    """The `k` best of the candidates by `share · cosine + (1 − share) · BM25 / max BM25`; only these are read."""
+    highest = max(lexical_of.values(), default=0.0) or 1.0
+    scored = []
+    for candidate in candidates(book.passages_table, rows):
+        cosine, words = float(candidate.vector_M @ query_M), lexical_of.get(candidate.row, 0.0)
+        scored.append((-(share * cosine + (1 - share) * words / highest), candidate.id, candidate.row, cosine, words))
+    best = sorted(scored)[:k]
+    read = passages(book.passages_table, [row for _, _, row, _, _ in best])
+    return [Hit(p, -minus, cosine, words) for p, (minus, _, _, cosine, words) in zip(read, best, strict=True)]
