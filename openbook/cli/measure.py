@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openbook.cli import measure_lm, options
+from openbook.cli import measure_attacks
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the app."""
     group.command(epilog="Example:  openbook eval qa squad-dev-1.1-open.json.gz --questions 200")(qa)
     group.command(epilog=measure_lm.EPILOG)(measure_lm.lm)
+    group.command(epilog=measure_attacks.EPILOG)(measure_attacks.attacks)
     app.add_typer(group, name="eval")
 
 
