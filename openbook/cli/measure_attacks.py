@@ -1,0 +1,88 @@
+"""`eval attacks`: planted passages against every way of answering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.books import encoder
+from openbook.cli.output import out, print_json, progress_bar
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.measure.attacks import Outcome
+
+EPILOG = "Example:  openbook eval attacks squad-dev-1.1-open.json.gz --questions 24 --redundant"
+
+
+def attacks(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")],
+    questions: Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")] = 24,
+    skip: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")] = 0,
+    robust: Annotated[int, typer.Option(metavar="J", min=1, max=2, help="Bad passages to withstand.")] = 1,
+    attack: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this attack; more than once.")] = None,
+    redundant: Annotated[
+        bool, typer.Option("--redundant", metavar="", help="Three of the five passages hold the answer.")
+    ] = False,
+    closed_share: Annotated[
+        float | None, typer.Option(metavar="W", help="The closed book's share of the prior; else 0.05.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 24,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
+    ] = None,
+    precision: options.Precision = None,
+    backend: options.Backend = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """What one planted passage among five does to an answer: attack success in every way, and the certificates."""
+    config = options.configure(model=model, precision=precision, backend=backend)
+    from openbook.measure.attacks import ATTACKS, Asker, cases, measure, table
+    from openbook.measure.squad import book_of, read_squad
+
+    for name in attack or ():
+        if name not in ATTACKS:
+            raise Fault(f"no attack is called {name!r}; there are: {', '.join(ATTACKS)}")
+    data = read_squad(file)
+    embedder = encoder(config)
+    with progress_bar() as progress:
+        book = book_of(data, embedder, progress)
+    from openbook.cli.models import here
+    from openbook.mix.reading import Reader
+    from openbook.mix.settings import Settings
+
+    settings = Settings() if closed_share is None else Settings(closed_share=closed_share)
+    reader = Reader(book, options.model_of(config, here(config.model or "smollm2")), embedder, settings)
+    found = list(cases(reader, data, data.sample(questions, skip=skip), redundant=redundant))
+    if not found:
+        raise Fault("of none of these questions was the right passage found; take more of them")
+    total = len(found) * len(attack or ATTACKS) * 2
+    outcomes: list[Outcome] = []
+    with progress_bar() as progress:
+        for outcome in measure(Asker(reader, robust, max_tokens), found, attack):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), total, "attacks")
+    made = table(outcomes, robust)
+    if as_json:
+        print_json(made)
+    else:
+        _show(made)
+
+
+def _show(made: dict[str, Any]) -> None:
+    from rich.table import Column, Table
+
+    console = out()
+    ways = list(made["right before"])
+    console.print(f"{made['questions']} questions; attacks that succeeded / right answers lost, in per cent")
+    grid = Table("planted", *(Column(way, justify="right") for way in ways))
+    grid.add_row("nothing: right answers", *(f"{made['right before'][way]:.0f}" for way in ways))
+    for name, by in made["attacks"].items():
+        grid.add_row(name, *(f"{by[way]['succeeded']:.0f} / {by[way]['lost']:.0f}" for way in ways))
+    console.print(grid)
+    for name, value in made["certificates"].items():
+        console.print(f"{name}: {value:,}")
