@@ -197,7 +197,7 @@ def ask(
     facts = answer.to_dict()
     if as_json:
         print_json(facts)
-    _keep(reader.book.path, facts)
+    keep_answer(reader.book.path, facts)
     if html is not None:
         save_page(facts, html)
     if answer.abstained:
@@ -348,7 +348,7 @@ def _write(reader: Reader, question: str, show: bool) -> Answer:
     console = out()
     live = Stream(console) if show and console.is_terminal else None
     with bar_if_told() as reader.progress:
-        answer = write(reader, tidy(question), _teller(live))
+        answer = write(reader, tidy(question), teller(live))
     if live is not None:
         live.finish(answer.to_dict())
     elif show:
@@ -356,7 +356,7 @@ def _write(reader: Reader, question: str, show: bool) -> Answer:
     return answer
 
 
-def _teller(live: Stream | None) -> Callable[[Token], None] | None:
+def teller(live: Stream | None) -> Callable[[Token], None] | None:
     if live is None:
         return None
     return lambda token: live.token(token.text, token.responsibility, token.bits)
@@ -369,7 +369,7 @@ def print_answer(answer: dict[str, Any]) -> None:
     show(answer, out())
 
 
-def _keep(book: Path, answer: dict[str, Any]) -> None:
+def keep_answer(book: Path, answer: dict[str, Any]) -> None:
     """Remember the answer for `openbook why`; where that cannot be, the answer was given all the same."""
     from openbook.answer.history import keep
 

@@ -32,7 +32,7 @@ from openbook.lm.model import LanguageModel
 from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.mixing import normalisers
 from openbook.mix.source import Label
-from openbook.mix.sources.branches import CLOSED_BOOK, Progress
+from openbook.mix.sources.branches import CLOSED_BOOK
 from openbook.mix.weights import Array
 
 LABEL = Label("retrieved", "passage")
@@ -99,11 +99,10 @@ class Lookup:
         encoder: Embedder | None,
         retrieval: Retrieval,
         store: PrefixStore | None = None,
-        progress: Progress | None = None,
     ) -> None:
         self.model, self.retrieval = model, retrieval
         self.opening = opening(model.tokenizer)
-        self._book, self._encoder, self._store, self._progress = book, encoder, store, progress
+        self._book, self._encoder, self.store = book, encoder, store
         self._found: dict[tuple[str, int], list[Hit]] = {}
 
     def candidates(self, text: Sequence[int]) -> list[Hit]:
@@ -126,12 +125,12 @@ class Lookup:
     def prefixes(self, hits: Sequence[Hit]) -> list[Prefix]:
         """Keys and values of what stands before the text with each of these passages: kept, or computed and kept."""
         names, texts = [hit.passage.id for hit in hits], [self.before(hit) for hit in hits]
-        found: list[Prefix | None] = self._store.get_all(names, texts) if self._store else [None for _ in hits]
+        found: list[Prefix | None] = self.store.get_all(names, texts) if self.store else [None for _ in hits]
         for i, text in enumerate(texts):
             if found[i] is None:
                 found[i] = made = self.model.runner.prefill(text)
-                if self._store:
-                    self._store.put(names[i], text, made)
+                if self.store:
+                    self.store.put(names[i], text, made)
         return [prefix for prefix in found if prefix is not None]
 
 
@@ -150,7 +149,7 @@ class Retrieved:
     """
 
     def __init__(self, lookup: Lookup, text: Sequence[int], room: int) -> None:
-        self.labels = (LABEL, CLOSED_BOOK.label)
+        self.labels: tuple[Label, ...] = (LABEL, CLOSED_BOOK.label)
         self.lookup, self._runner = lookup, lookup.model.runner
         self.used: list[Hit] = []
         self.in_force: int | None = None

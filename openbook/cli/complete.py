@@ -1,0 +1,169 @@
+"""The command that goes on with a text: `complete`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.answers import keep_answer, print_answer, reader_for, save_page, settings_of, teller
+from openbook.cli.output import bar_if_told, out, print_json, remark
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.answer.answer import Answer
+    from openbook.config import Config
+    from openbook.mix.sources.retrieved import Retrieval
+
+LOOKING, WRITING = "How passages are looked up", "How it is written"
+LONGEST = 1 << 20
+"""Bytes of a file that are read: no model reads as much."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the app."""
+    app.command(epilog="Example:  openbook complete 'The comet was first seen' --book notes.book --stride 8")(complete)
+
+
+def complete(
+    text: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="The text to go on with, or a file that holds it.")],
+    book: options.Book = None,
+    docs: options.Docs = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(metavar="S", min=1, help="Look up anew every S tokens.", rich_help_panel=LOOKING)
+    ] = 4,
+    query_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="L", min=1, help="With the last L; else 32, dense 64.", rich_help_panel=LOOKING),
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="HOW", help="bm25, dense or fused.", rich_help_panel=LOOKING)] = "bm25",
+    rerank: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Of K passages take the one under which the last words are likeliest; else the first.",
+            rich_help_panel=LOOKING,
+        ),
+    ] = 1,
+    closed_share: Annotated[
+        float,
+        typer.Option(metavar="W", help="Weight of the text with no passage before it.", rich_help_panel=LOOKING),
+    ] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Write at most so many; else 64.", rich_help_panel=WRITING)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Above 0 words are drawn; else 0: the likeliest.", rich_help_panel=WRITING),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(metavar="θ", help="Above 1 a word is less likely again; else 1.", rich_help_panel=WRITING),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text; more than once.", rich_help_panel=WRITING),
+    ] = None,
+    cut_repeats: Annotated[
+        bool | None,
+        typer.Option(
+            "--cut-repeats/--no-cut-repeats",
+            metavar="",
+            help="End where it repeats itself over and over; else on.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Same seed, same text; else 0.", rich_help_panel=WRITING)
+    ] = None,
+    precision: options.Precision = None,
+    backend: options.Backend = None,
+    kv_codec: options.KvCodec = None,
+    as_json: options.AsJson = False,
+    html: options.Html = None,
+) -> None:
+    """Go on with a text from your documents: the passage before it is looked up anew every few words.
+
+    The evidence says which passage was in force for each word, and what it added. With no book the model writes alone.
+    """
+    config = options.configure(
+        book=book, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
+        repetition_penalty=repetition_penalty, stop=tuple(stop) if stop else None, cut_repeats=cut_repeats, seed=seed,
+        precision=precision, backend=backend, kv_codec=kv_codec,
+    )  # fmt: skip
+    text = _text(text)
+    from openbook.mix.sources.retrieved import Retrieval
+
+    retrieval = Retrieval(stride, query_tokens, by, rerank)
+    answer = _write(config, docs, book is not None, text, retrieval, closed_share, not as_json)
+    facts = answer.to_dict()
+    if as_json:
+        print_json(facts)
+    if (path := answer.book["path"]) is not None:
+        keep_answer(Path(path), facts)
+    if html is not None:
+        save_page(facts, html)
+
+
+def _text(given: str) -> str:
+    """The text, or that of the file with this name."""
+    try:
+        file = Path(given)
+        if len(given) < 4096 and file.is_file():
+            with file.open("rb") as opened:
+                given = opened.read(LONGEST).decode("utf-8", "replace")
+    except (OSError, ValueError) as error:
+        raise Fault(f"{given} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not given.strip():
+        raise Fault("the text is empty; give some words to go on with")
+    return given
+
+
+def _write(
+    config: Config, docs: Path | None, named: bool, text: str, retrieval: Retrieval, closed_share: float, show: bool
+) -> Answer:
+    from openbook.answer.complete import complete
+    from openbook.answer.terminal import Stream
+
+    console = out()
+    live = Stream(console, _colours(config, retrieval)) if show and console.is_terminal else None
+    told: dict[str, Any] = {"retrieval": retrieval, "closed_share": closed_share, "on_token": teller(live)}
+    if docs is None and not named and not (config.book / "HEAD").exists():
+        from openbook.cli.models import here
+
+        remark(f"there is no book at {config.book}: the model writes alone")
+        model = options.model_of(config, here(config.model or "smollm2"))
+        answer = complete(text, model=model, settings=settings_of(config), **told)
+    else:
+        reader = reader_for(config, docs)
+        with bar_if_told() as reader.progress:
+            answer = complete(
+                text,
+                book=reader.book,
+                model=reader.model,
+                encoder=reader.encoder,
+                settings=reader.settings,
+                kept=reader.kept,
+                **told,
+            )
+    if live is not None:
+        live.finish(answer.to_dict())
+    elif show:
+        print_answer(answer.to_dict())
+    return answer
+
+
+def _colours(config: Config, retrieval: Retrieval) -> list[dict[str, str]]:
+    """The sources there can be, in their order: a colour is given out before the passage is known."""
+    lookups = (config.max_tokens or 64) // retrieval.stride + 1
+    return [*({"id": f"p{i + 1}", "kind": "passage"} for i in range(lookups)), {"id": "closed", "kind": "closed_book"}]
