@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from openbook.lm.decoding.constrain import Guides
+    from openbook.lm.decoding.spelt import Spelt
     from openbook.lm.weights.checkpoint import Checkpoint
 
 DEFAULT = "smollm2"
@@ -48,6 +49,13 @@ class LanguageModel:
         from openbook.lm.decoding.constrain import Guides
 
         return Guides(self.tokenizer)
+
+    @cached_property
+    def spelt(self) -> Spelt:
+        """The vocabulary made ready to be read over bytes (`openbook.lm.decoding.bytewise`)."""
+        from openbook.lm.decoding.spelt import Spelt
+
+        return Spelt(self.tokenizer, self.spec.vocabulary)
 
 
 def load_model(

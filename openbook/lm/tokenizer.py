@@ -184,6 +184,10 @@ class Tokenizer:
             return bytes([int(fallback[1], 16)])
         return token.replace("▁", " ").encode()
 
+    def spelling(self, index: int) -> tuple[str | None, bytes]:
+        """An id as the vocabulary spells it (None: not at all), and the bytes that it stands for."""
+        return self._tokens.get(index), self.token_bytes(index)
+
     @cached_property
     def unspelled(self) -> frozenset[int]:
         """Bytes that a byte-level vocabulary lacks: `encode` leaves them out, as the model's own tokenizer does.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from openbook.errors import Fault
-from openbook.lm.tokenizer import Tokenizer
 
 T = TypeVar("T")
 MOST, LONGEST = 64, 1024
@@ -26,10 +25,27 @@ def check_stops(stops: Sequence[str]) -> None:
         raise Fault(f"stop strings are texts of 1 to {LONGEST} characters, at most {MOST} of them")
 
 
+class Growing(Protocol):
+    """A text that grows by ids: `openbook.lm.tokenizer.Stream`."""
+
+    def push(self, index: int, /) -> str: ...
+    def flush(self) -> str: ...
+    def fork(self) -> Growing: ...
+
+    @property
+    def pending(self) -> bool: ...
+
+
+class Speller(Protocol):
+    """What turns ids into text: a tokenizer, or bytes (`openbook.mix.sources.member.ByteText`)."""
+
+    def stream(self) -> Growing: ...
+
+
 class Spelling:
     """The text of one growing sequence of tokens, cut before the first stop string (which is not given out)."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Speller, stops: Sequence[str] = ()) -> None:
         check_stops(stops)
         self.stops = tuple(stops)
         self.stopped = False

@@ -1,0 +1,175 @@
+"""`committee`: several models, or one under several prompts, answer one question together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.books import check_there, open_for
+from openbook.cli.output import one_line, out, print_json
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from openbook.answer.committee import How, Passage, Piece, Seat, Together
+    from openbook.config import Config
+    from openbook.lm.model import LanguageModel
+
+MOST = 16
+"""Members that are taken."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the app."""
+    app.command(
+        epilog="Example:  openbook committee 'What is the capital of France?' --member smollm2 --member gemma3"
+    )(committee)
+
+
+def committee(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    member: Annotated[
+        list[str],
+        typer.Option(
+            "--member",
+            "-m",
+            metavar="M[=TEXT]",
+            help="A model's name, .gguf file or folder; after = what this member is told instead. More than once.",
+        ),
+    ],
+    book: options.Book = None,
+    docs: options.Docs = None,
+    passages: Annotated[int, typer.Option(metavar="K", min=1, max=16, help="Passages each member reads.")] = 2,
+    how: Annotated[
+        str,
+        typer.Option(
+            metavar="WAY",
+            help="Write together by tokens or by bytes; auto: by bytes where vocabularies differ.",
+        ),
+    ] = "auto",
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.")] = 64,
+    temperature: Annotated[float, typer.Option(metavar="T", help="Above 0 words are drawn.")] = 0.0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same answer.")] = 0,
+    precision: options.Precision = None,
+    backend: options.Backend = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Let several models answer together, and show which of them each word comes from.
+
+    With --book or --docs every member reads the best passages; without, members answer from what they know.
+    """
+    if how not in ("auto", "tokens", "bytes"):
+        raise typer.BadParameter(f"--how is {how!r}; it is auto, tokens or bytes")
+    config = options.configure(book=book, precision=precision, backend=backend)
+    if not question.strip():
+        raise Fault("the question is empty; ask something, for example: openbook committee 'Who wrote this?'")
+    if book is not None or docs is not None:
+        check_there(config, docs)
+    from openbook.answer.committee import Together
+    from openbook.lm.decoding.sampling import Sampling
+
+    seats = seats_of(config, member)
+    read = _passages(config, docs, question, passages) if book is not None or docs is not None else ()
+    sampling = Sampling(temperature, seed=seed)
+    together = Together(seats, question.strip(), read, cast("How", how), sampling, max_tokens)
+    _write(together, as_json)
+
+
+def seats_of(config: Config, named: list[str]) -> list[Seat]:
+    """The members, each model loaded once."""
+    from openbook.answer.committee import Seat
+    from openbook.cli.models import here
+
+    if not 1 <= len(named) <= MOST:
+        raise Fault(f"a committee of {len(named)}; give --member from 1 to {MOST} times")
+    models: dict[str, LanguageModel] = {}
+    seats: list[Seat] = []
+    for each in named:
+        name, _, told = each.partition("=")
+        if name not in models:
+            models[name] = options.model_of(config, here(name))
+        short = Path(name).stem or name
+        count = sum(seat.name.split("#")[0] == short for seat in seats)
+        seats.append(Seat(short if not count else f"{short}#{count + 1}", models[name], told or None))
+    return seats
+
+
+def _passages(config: Config, docs: Path | None, question: str, count: int) -> tuple[Passage, ...]:
+    from openbook.answer.committee import Passage
+    from openbook.book.retrieve import find
+    from openbook.mix.reading import passage_text
+    from openbook.mix.settings import Settings
+
+    opened, encoder = open_for(config, docs)
+    hits = find(opened, question, count, encoder, temperature=Settings().prior_temperature)
+    return tuple(Passage(f"p{i}", passage_text(hit), hit.prior, _place(hit)) for i, hit in enumerate(hits, 1))
+
+
+def _place(hit: Any) -> str:
+    passage = hit.passage
+    return f"{passage.document}, page {passage.page}" if passage.page else f"{passage.document}:{passage.line}"
+
+
+def _write(together: Together, as_json: bool) -> None:
+    """The answer, on a terminal while it is written."""
+    from openbook.answer.committee import write_together
+
+    console = out()
+    live = console.is_terminal and not as_json
+    write_together(together, (lambda piece: _print_piece(console, together, piece)) if live else None)
+    if as_json:
+        print_json(together.to_dict())
+        return
+    if not live:
+        for piece in together.pieces:
+            _print_piece(console, together, piece)
+    _under(console, together)
+
+
+def _print_piece(console: Console, together: Together, piece: Piece) -> None:
+    """A piece in the colour of the member it mostly comes from, underlined where it is nearly all that one's."""
+    from rich.style import Style
+    from rich.text import Text
+
+    from openbook.answer import palette
+    from openbook.answer.page.reading import clean
+    from openbook.answer.terminal import is_plain
+
+    share_M = together.by_seat(piece.share_S)
+    owner = int(share_M.argmax())
+    style = Style(color=palette.hue(owner).either, underline=bool(share_M[owner] > 0.9))
+    text = piece.text if piece is not together.pieces[0] else piece.text.lstrip()
+    console.print(Text(clean(text), Style() if is_plain(console) else style), end="", soft_wrap=True)
+
+
+def _under(console: Console, together: Together) -> None:
+    """Who the members were, how far each carried the answer, and what the committee cost beside its best member."""
+    from rich.style import Style
+    from rich.text import Text
+
+    from openbook.answer import palette
+    from openbook.answer.terminal import is_plain
+
+    facts, plain = together.to_dict(), is_plain(console)
+    console.print("\n")
+    for i, seat in enumerate(together.seats):
+        rows = [row for row in facts["members"] if row["id"].split("/")[0] == seat.name]
+        share, weight = (sum(row[key] for row in rows) for key in ("responsibility", "weight"))
+        line = Text(f"{i + 1:>2}  ", Style() if plain else Style(color=palette.hue(i).either, bold=True))
+        line.append(f"{one_line(seat.name)[:40]:<24}").append(f" {share:>5.0%} of the answer, weight now {weight:.0%}")
+        if seat.system:
+            line.append(f"  told: {one_line(seat.system)[:60]}", "dim")
+        console.print(line, soft_wrap=True)
+    for passage in together.passages:
+        console.print(Text(f"    {passage.id}  {one_line(passage.place)}", "dim"), soft_wrap=True)
+    if together.pieces:
+        bits = facts["bits"]
+        said = (
+            f"{bits['mixture']:.1f} bits by {facts['how']}; the best row alone ({bits['best']}) "
+            f"{bits['members'][bits['best']]:.1f}, at most {bits['allowed']:.1f} are possible"
+        )
+        console.print(Text(said, "dim"), soft_wrap=True)
