@@ -1,4 +1,4 @@
-"""Commands that measure: `eval qa`, `eval lm`."""
+"""Commands that measure: `eval qa`, `eval lm`, `eval evidence`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openbook.cli import measure_lm, options
+from openbook.cli import measure_evidence, measure_lm, options
 from openbook.cli import measure_attacks
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the app."""
     group.command(epilog="Example:  openbook eval qa squad-dev-1.1-open.json.gz --questions 200")(qa)
     group.command(epilog=measure_lm.EPILOG)(measure_lm.lm)
+    group.command(epilog=measure_evidence.EPILOG)(measure_evidence.evidence)
     group.command(epilog=measure_attacks.EPILOG)(measure_attacks.attacks)
     app.add_typer(group, name="eval")
 
