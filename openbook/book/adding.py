@@ -16,7 +16,7 @@ from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault
 from openbook.book.passages import in_place, split
 from openbook.book.walk import Found, Skipped, is_book, walk
-from openbook.book.writer import Batch, Entry, Writer
+from openbook.book.writer import Batch, Entry, Writer, document_id
 
 Progress = Callable[[int, int, str], None]
 """Called with (files done, files in all, what is being done)."""
@@ -198,7 +198,7 @@ class _Run:
         # Like git's "racy" files: a time this fresh proves nothing, so 0 makes the next add compare contents.
         trusted = time.time_ns() - loaded.mtime_ns > RACY_NS
         return Entry(
-            id=hashlib.sha256(name.encode()).hexdigest()[:32],
+            id=document_id(name),
             path=str(job.path),
             root=str(job.root),
             hash=digest,
@@ -226,6 +226,9 @@ class _Run:
         if self._batch:
             vectors = np.concatenate([np.zeros((0, self._encoder.width), np.float32), *self._vectors()])
             self._writer.commit(self._batch, vectors, self._encoder.name, self._encoder.width)
+            if self._writer.due:
+                self._progress(self._done, len(self._jobs), "indexing")
+                self._writer.tend()
         self._batch = Batch()
         self._since = time.monotonic()
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 EXACT = 20_000
 """Passages up to which every vector is compared: 1.8 kB each are read, 20 ms in all."""
 INDEX = "vector_idx"
-ROWS = 1_024
+ROWS = 4_096
 """Vectors of a cell of the inverted file when it is made; it is made anew when there are twice as many."""
-PROBED = 0.1
+PROBED = 0.25
 """Share of the cells that is searched, but `LEAST_PROBED` of them at least. Measured in docs/book.md."""
-LEAST_PROBED = 64
+LEAST_PROBED = 16
 REFINED = 2
 """Candidates compared exactly, for each that is asked for."""
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from openbook.book import indices
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
 DOCUMENTS, PASSAGES = "documents.lance", "passages.lance"
+INDEX_CACHE, METADATA_CACHE = 768 << 20, 64 << 20
+"""Bytes of indices and of what describes files that a reader keeps: Lance would keep 6 GiB and 1 GiB."""
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
-# English stems and stop words: measured in docs/book.md. ICU, because Lance's default loses Chinese.
-FULL_TEXT: dict[str, Any] = {"base_tokenizer": "icu", "stem": True, "remove_stop_words": True, "with_position": False}
 COMPACT_ABOVE = 64
-"""Fragments (one a commit) above which `tend` joins them."""
+"""Small fragments (one a commit) above which `tend` joins them."""
+ROWS = {DOCUMENTS: 4_096, PASSAGES: 32_768}
+"""Rows from which a fragment is not small: each is written again once or twice, however long the table grows."""
 
 
 def documents_schema() -> pa.Schema:
@@ -80,10 +84,12 @@ def vectors(vectors_NM: npt.NDArray[np.float32]) -> pa.Array:
 
 
 def open_at(path: Path, version: int) -> lance.LanceDataset:
-    """A table as it was at one of Lance's versions."""
+    """A table as it was at one of Lance's versions; what it keeps in memory of its indices is bounded."""
     import lance
 
-    return lance.dataset(str(path), version=version)
+    return lance.dataset(
+        str(path), version=version, index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE
+    )
 
 
 def create(path: Path, schema: pa.Schema) -> lance.LanceDataset:
@@ -114,22 +120,35 @@ def remove(table: lance.LanceDataset, column: str, values: Sequence[str]) -> Non
         table.delete(f"{column} IN ({quoted(values[at : at + 500])})")
 
 
-def tend(table: lance.LanceDataset, full_text: bool) -> None:
-    """After an `add`: join many small fragments, and index the rows that came since the last time."""
-    if len(table.get_fragments()) > COMPACT_ABOVE:
-        table.optimize.compact_files()
-    if full_text:
-        table.optimize.optimize_indices()
+def due(table: lance.LanceDataset) -> bool:
+    """Whether so many small fragments came that `tend` should not wait for the end of an `add`."""
+    return len(_small(table)) > COMPACT_ABOVE
+
+
+def tend(table: lance.LanceDataset) -> None:
+    """Join small fragments where there are many, and index the rows that came since the last time."""
+    if due(table):
+        table.optimize.compact_files(target_rows_per_fragment=_enough(table))
+    if table.describe_indices():
+        indices.catch_up(table)
+
+
+def _enough(table: lance.LanceDataset) -> int:
+    return ROWS[DOCUMENTS if table.uri.endswith(DOCUMENTS) else PASSAGES]
+
+
+def _small(table: lance.LanceDataset) -> list[lance.LanceFragment]:
+    return [each for each in table.get_fragments() if each.count_rows() < _enough(table)]
 
 
 def expunge(table: lance.LanceDataset) -> None:
     """Leave nothing of deleted rows in the newest version: their files are written anew, and so is every index.
 
-    Lance hides deleted rows until a tenth of a file is gone, and an index keeps their words.
+    Lance hides deleted rows until a tenth of a file is gone, and an index keeps their words and vectors.
     """
-    full_text = [index["name"] for index in table.list_indices() if index["type"] == "Inverted"]
-    for name in full_text:
-        table.drop_index(name)  # else it would be brought along for nothing
-    table.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
-    for name in full_text:
-        table.create_scalar_index("searched", "INVERTED", name=name, **FULL_TEXT)
+    searched = indices.drop(table)  # else they would be brought along for nothing
+    table.optimize.compact_files(
+        target_rows_per_fragment=_enough(table), materialize_deletions=True, materialize_deletions_threshold=0.0
+    )
+    if searched:
+        indices.create(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from openbook.book import tables
+from openbook.book import indices, tables
 from openbook.book.documents import Document
 from openbook.book.manifest import Manifest, Synced, now, publish
 from openbook.book.passages import Piece, in_place, passage_id
@@ -52,6 +53,11 @@ class Batch:
         return bool(self.gone or self.entries)
 
 
+def document_id(name: str) -> str:
+    """32 hexadecimal digits of the document's name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 class Writer:
     """Writes batches into the book at `path`, whose lock the caller holds; `made` is what `versions` says of them."""
 
@@ -89,12 +95,17 @@ class Writer:
             kept = set(passages.scanner(columns=["id"]).to_table()["id"].to_pylist())
         self._forget_kv(lambda id: id not in kept)
 
+    @property
+    def due(self) -> bool:
+        """Whether so much was stored since the last `tend` that it should not wait for the end."""
+        return self._tables is not None and any(map(tables.due, self._tables))
+
     def tend(self) -> Manifest:
         """Join small fragments and index new rows, as a version of its own where that changed anything."""
         if self.manifest.width is not None:
             documents, passages = self._open(self.manifest.width)
-            tables.tend(documents, full_text=False)
-            tables.tend(passages, full_text=True)
+            tables.tend(documents)
+            tables.tend(passages)
             self._publish_if_changed()
         return self.manifest
 
@@ -132,7 +143,7 @@ class Writer:
             if at.documents_table is None or at.passages_table is None:
                 documents = tables.create(paths[0], tables.documents_schema())
                 passages = tables.create(paths[1], tables.passages_schema(width))
-                passages.create_scalar_index("searched", "INVERTED", **tables.FULL_TEXT)
+                indices.create(passages)
             else:
                 documents = tables.writable(paths[0], at.documents_table)
                 passages = tables.writable(paths[1], at.passages_table)
