@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openbook.mix.decode import Step
-from openbook.mix.mixture import Weights
+from openbook.mix.mixture import Weights, sharing
 from openbook.mix.source import Label
 from openbook.mix.weights import Array
 
@@ -79,8 +79,8 @@ class Evidence:
     def necessity_S(self) -> Array:
         """`log p(answer) − log p(answer without s)`: what the mixture loses when the source is left out (drop).
 
-        Exact: the others' weights are recomputed under the same prior, persistence and cap. Infinite where s is
-        the only source.
+        Exact: the others' weights are recomputed under the same prior, persistence and cap; what had a share of its own
+        keeps it. Infinite where s is the only source.
         """
         whole = self.log_mix_T.sum()
         drops = [whole - self.log_p_with(np.arange(len(self.labels)) != s) for s in range(len(self.labels))]
@@ -88,14 +88,18 @@ class Evidence:
 
     def log_p_with(self, chosen_S: npt.NDArray[np.bool_]) -> float:
         """The same answer's natural log-probability under the mixture of only these sources."""
-        log_prior_S = self.weights.log_prior_S[chosen_S]
-        if not chosen_S.any() or not np.isfinite(log_prior_S).any():
+        shares, believed = sharing(self.labels), np.isfinite(self.weights.log_prior_S)
+        if not (chosen_S & believed).any():
+            chosen_S = chosen_S & shares
+        if not chosen_S.any():
             return -np.inf
-        subset = Weights(log_prior_S, self.weights.tau, self.weights.cap)
+        subset = Weights(self.weights.log_prior_S[chosen_S], self.weights.tau, self.weights.cap)
         log_p_TS = self.log_p_TS[:, chosen_S]
+        log_share_TS = np.where(shares, self.log_w_TS, np.nan)[:, chosen_S] if shares[chosen_S].any() else None
         so_far = np.zeros(log_p_TS.shape[1])
         total = 0.0
-        for log_p_S in log_p_TS:
-            total += float(np.logaddexp.reduce(subset.at(so_far) + log_p_S))
+        for t, log_p_S in enumerate(log_p_TS):
+            log_w_S = subset.at(so_far, None if log_share_TS is None else log_share_TS[t])
+            total += float(np.logaddexp.reduce(log_w_S + log_p_S))
             so_far = so_far + log_p_S
         return total

@@ -8,6 +8,7 @@ Shapes: S sources (one row each), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -20,6 +21,20 @@ class Label(NamedTuple):
 
     id: str
     kind: Kind
+
+
+SHARING: frozenset[Kind] = frozenset({"neighbours"})
+"""Kinds that have no prior: at each step such a source says itself what share of the mixture it takes (`Sharing`)."""
+
+
+@dataclass
+class Tap:
+    """What the last layer's feed-forward read at the closed book's last token, fp32 `[M]`: the key of kNN-LM.
+
+    `Branches` leaves it here at each step, for the source that stands after it (`openbook.mix.sources.neighbours`).
+    """
+
+    state_M: Tensor | None = None
 
 
 class Source(Protocol):
@@ -43,3 +58,15 @@ class Expecting(Source, Protocol):
 
         What it gives does not change by that.
         """
+
+
+@runtime_checkable
+class Sharing(Source, Protocol):
+    """A source of one row, of a `SHARING` kind, that knows at each step how much it has to say.
+
+    It is started and stepped after the sources that stand before it, so it may look at what their forwards left.
+    """
+
+    @property
+    def share(self) -> float:
+        """λ_t, from 0 to below 1: its weight for the token that comes next; the others have the rest."""

@@ -18,7 +18,7 @@ from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.mixing import normalisers
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing, Suffix
-from openbook.mix.source import Label
+from openbook.mix.source import Label, Tap
 from openbook.mix.weights import Array
 
 Progress = Callable[[int, int, str], None]
@@ -61,7 +61,7 @@ class Branches:
     `question_log_p_S` is log p(question | branch), natural: the prefill of the question yields it at no extra cost.
     `progress` is told of passages that are not in the store while they are read. `texts` are the tokens that a branch
     has read up to where the answer begins. What is expected after a token is read ahead in its forward, and taken back
-    if it does not come (`openbook.mix.speculation`).
+    if it does not come (`openbook.mix.speculation`). `tap` is told what the closed book's branch read last.
     """
 
     def __init__(
@@ -74,7 +74,9 @@ class Branches:
         room: int,
         store: PrefixStore | None = None,
         progress: Progress | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap
         self.labels = tuple(branch.label for branch in branches)
         self._runner = model.runner
         suffix = framing.suffix(question)
@@ -88,7 +90,7 @@ class Branches:
         self.texts = [(*text, *suffix.question, *suffix.tail) for text in texts]
         self._room = room
         self._expected: tuple[int, ...] = ()
-        self._ahead: deque[tuple[int, Tensor]] = deque()
+        self._ahead: deque[tuple[int, Tensor, Tensor | None]] = deque()
         self._cache = self._runner.cache(prefixes, room=len(rows[0]) + room)
         self.question_log_p_S, self._first_SV = self._ask(torch.tensor(rows), len(suffix.question))
 
@@ -106,13 +108,14 @@ class Branches:
             last = start + chunk >= asked
             stop = length if last else start + chunk
             columns = sorted({*range(predicted), *([length - 1 - start] if last else [])})
-            scores_StV = self._runner.forward(rows_ST[:, start:stop], self._cache, keep=columns)
+            scores_StV, states_TM = self._forward(rows_ST[:, start:stop], columns)
             log_z_St = normalisers(scores_StV.flatten(0, 1)).reshape(count, len(columns))
             if predicted > 0:
                 next_St1 = rows_ST[:, start + 1 : start + 1 + predicted, None].to(scores_StV.device)
                 asked_St = scores_StV[:, :predicted].gather(-1, next_St1)[..., 0].double().cpu().numpy()
                 log_p_S += (asked_St - log_z_St[:, :predicted]).sum(1)
         first_SV = scores_StV[:, -1]
+        self._tell(states_TM, -1)
         if not (np.isfinite(log_p_S).all() and np.isfinite(log_z_St).all()):
             raise Fault("the model's numbers are not finite; its file is damaged: fetch or convert it again")
         return log_p_S, first_SV
@@ -169,24 +172,40 @@ class Branches:
         expected, self._expected = self._expected, ()
         if self._ahead and self._ahead[0][0] == token:
             self.tally.accepted += 1
-            return self._ahead.popleft()[1]
+            _, scores_SV, state_1M = self._ahead.popleft()
+            self._tell(state_1M, 0)
+            return scores_SV
         self._take_back()
         while expected and (1 + len(expected) > self._room or self._cache.evicts(1 + len(expected))):
             expected = expected[:-1]
-        scores_SnV = self._read([[token, *expected]] * len(self.labels))
+        scores_SnV, states_nM = self._read([[token, *expected]] * len(self.labels))
+        self._tell(states_nM, 0)
         self.tally.proposed += len(expected)
-        self._ahead.extend((next, scores_SnV[:, i]) for i, next in enumerate(expected, 1))
+        for i, next in enumerate(expected, 1):
+            self._ahead.append((next, scores_SnV[:, i], None if states_nM is None else states_nM[i : i + 1]))
         return scores_SnV[:, 0]
 
     def expect(self, tokens: Sequence[int]) -> None:
         """See `openbook.mix.source.Expecting`."""
         self._expected = tuple(tokens)
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Scores `[S, n, V]` after each of every row's n tokens, in one forward."""
+    def _read(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+        """Scores `[S, n, V]` after each of every row's n tokens, in one forward; and what is tapped of it."""
         self._room -= len(rows[0])
         self.tally.steps += 1
-        return self._runner.forward(torch.tensor(rows, dtype=torch.long), self._cache)
+        return self._forward(torch.tensor(rows, dtype=torch.long), slice(None))
+
+    def _forward(self, tokens_ST: Tensor, keep: slice | Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Scores of the columns in `keep`, and of all columns what the closed book's last feed-forward read `[T, M]`."""
+        if self._tap is None:
+            return self._runner.forward(tokens_ST, self._cache, keep=keep), None
+        states_STM = torch.zeros(*tokens_ST.shape, self._runner.spec.width, device=self._runner.device)
+        scores_StV = self._runner.forward(tokens_ST, self._cache, keep=keep, tap_BTM=states_STM)
+        return scores_StV, states_STM[[label.kind for label in self.labels].index("closed_book")]
+
+    def _tell(self, states_TM: Tensor | None, column: int) -> None:
+        if self._tap is not None and states_TM is not None:
+            self._tap.state_M = states_TM[column]
 
     def _take_back(self) -> None:
         """Forget what was read ahead and did not come."""
@@ -203,7 +222,7 @@ class Branches:
         chunk = max(1, LOGIT_NUMBERS // (len(self.labels) * self._runner.spec.vocabulary))
         for start in range(0, len(tokens), chunk):
             here_St = rows_ST[:, start : start + chunk]
-            scores_StV = self._read(here_St.tolist())
+            scores_StV = self._read(here_St.tolist())[0]
             before_StV = torch.cat([scores_S1V, scores_StV[:, :-1]], dim=1)
             log_z_St = normalisers(before_StV.flatten(0, 1)).reshape(here_St.shape)
             said_St = before_StV.gather(-1, here_St[..., None].to(before_StV.device))[..., 0].double().cpu().numpy()
@@ -214,7 +233,7 @@ class Branches:
     def step_each(self, tokens: Sequence[int]) -> Tensor:
         """As `step`, with a token of its own for every row: rows may belong to different mixtures."""
         self._take_back()
-        return self._read([[token] for token in tokens])[:, 0]
+        return self._read([[token] for token in tokens])[0][:, 0]
 
     def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """`[N, S, V]` of N hypotheses (`openbook.mix.beam.Forking`): each has S rows, which all read its token."""
