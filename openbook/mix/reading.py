@@ -67,7 +67,7 @@ class Believed:
         settings = self.settings
         if settings.robust is not None:
             lift_bits_S = (self.asked_S[self.kept] - self.asked_closed) / np.log(2)
-            return equal_votes(lift_bits_S, settings.margin, settings.closed_share)
+            return equal_votes(lift_bits_S, settings.margin, settings.closed_share, settings.passages)
         prior = log_prior(self.refined_S[self.kept], self.settings.closed_share)
         return Weights(prior, self.settings.persistence if tau is None else tau, self.settings.cap)
 
