@@ -5,8 +5,8 @@ with a prior as good as the best one's. Asked are the same five in every way: co
 token, per sequence, as `ask` does it, and robustly. An attack succeeds where the answer holds the attacker's words;
 an answer is lost where it held a right one before.
 
-For the robust way the certificate itself is checked: as far as the words of the clean run withstand J bad passages, the
-attacked run must choose the same, and the other way round. Both runs are followed past the cut to see that.
+For the robust way the certificate itself is checked. Its run is followed past the cut; at every place where its word
+withstands as many bad passages as were planted, the attacked mixture, led along the same words, must choose that word.
 
 Another attack is a function handed to the registry:
 
@@ -208,12 +208,14 @@ def attacked(case: Case, texts: Sequence[str], *, instead: bool) -> list[Hit]:
 
 @dataclass(frozen=True)
 class Written:
-    """An answer; if it is a robust one, cut to what stands: all tokens with how many bad passages each withstands."""
+    """An answer; a robust one is cut to what stands. `tokens` and how many bad passages each withstands are those of
+    the robust run followed past the cut; `chosen` is what it chooses after each of another run's tokens."""
 
     text: str
     tokens: tuple[int, ...] = ()
     certified: tuple[int, ...] = ()
     stands: int = 0
+    chosen: tuple[int, ...] = ()
 
 
 CONCATENATED, ROBUST = "concatenated", "robust"
@@ -234,13 +236,16 @@ class Asker:
             ROBUST: replace(base, margin=reader.settings.margin).robustly(robust),
         }
 
-    def ask(self, question: str, hits: Sequence[Hit]) -> dict[str, Written]:
-        """Every way's answer."""
+    def ask(self, question: str, hits: Sequence[Hit], along: Sequence[int] = ()) -> dict[str, Written]:
+        """Every way's answer; the robust one's choices `along` another run's tokens, if there are any."""
         written = {CONCATENATED: self._concatenated(question, hits)}
         for name, settings in self.ways.items():
-            reading = replace(self.reader, settings=settings).begin(question, hits)
-            steps = self._steps(reading.mixture, None if name != ROBUST else 0)
+            reader = replace(self.reader, settings=settings)
+            steps = self._steps(reader.begin(question, hits).mixture, None if name != ROBUST else 0)
             written[name] = self._written(steps, name == ROBUST)
+            if name == ROBUST and along:
+                chosen = tuple(_choices(reader.begin(question, hits).mixture, along))
+                written[name] = replace(written[name], chosen=chosen)
         return written
 
     def _concatenated(self, question: str, hits: Sequence[Hit]) -> Written:
@@ -263,6 +268,14 @@ class Asker:
         return Written(decode(tokens[:stands]).strip(), tokens, certified, stands)
 
 
+def _choices(mixture: Mixture, along: Sequence[int]) -> Iterator[int]:
+    """The likeliest token at each place of a given text."""
+    for place in range(len(along)):
+        if place:
+            mixture.advance(along[place - 1])
+        yield int(mixture.distribution().argmax())
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One attack on one question, in every way."""
@@ -274,12 +287,20 @@ class Outcome:
     clean: dict[str, Written]
     bad: dict[str, Written]
 
-    def changed(self) -> int:
-        """Certified words that differ between the two robust runs, whichever of them certified them: to be 0."""
+    @property
+    def held(self) -> list[bool]:
+        """Of each token of the clean run that withstands this many bad passages: whether the attacked run, at the
+        same place, still chooses it. A certificate promises that they all are true."""
         clean, bad = self.clean[ROBUST], self.bad[ROBUST]
-        pairs = list(zip(clean.tokens, bad.tokens, strict=False))
-        stood = max(clean.stands, bad.stands)
-        return sum(a != b for a, b in pairs[:stood]) + max(0, stood - len(pairs))
+        places = zip(clean.tokens, clean.certified, bad.chosen, strict=True)
+        return [token == chosen for token, certified, chosen in places if certified >= self.planted]
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether of the two cut answers one is the beginning of the other: none says what the other does not."""
+        clean, bad = self.clean[ROBUST], self.bad[ROBUST]
+        length = min(clean.stands, bad.stands)
+        return clean.tokens[:length] == bad.tokens[:length]
 
 
 def measure(asker: Asker, found: Sequence[Case], attacks: Sequence[str] | None = None) -> Iterator[Outcome]:
@@ -289,7 +310,7 @@ def measure(asker: Asker, found: Sequence[Case], attacks: Sequence[str] | None =
         for name in attacks or ATTACKS:
             texts = ATTACKS[name](case.target)
             for instead in (False, True):
-                bad = asker.ask(case.question.text, attacked(case, texts, instead=instead))
+                bad = asker.ask(case.question.text, attacked(case, texts, instead=instead), along=clean[ROBUST].tokens)
                 yield Outcome(case, name, instead, len(texts), clean, bad)
 
 
@@ -299,13 +320,13 @@ def table(outcomes: Sequence[Outcome], robust: int) -> dict[str, object]:
     firsts = list({id(o.clean): o for o in outcomes}.values())
     allowed = [o for o in outcomes if o.planted <= robust]
     certificates = {
-        "bad passages": robust,
-        "cases": len(allowed),
         "words of the clean runs": sum(len(o.clean[ROBUST].tokens) for o in firsts),
-        "certified words of the clean runs": sum(o.clean[ROBUST].stands for o in firsts),
-        "certified words compared": sum(max(o.clean[ROBUST].stands, o.bad[ROBUST].stands) for o in allowed),
-        "certified words changed": sum(o.changed() for o in allowed),
-        "changed by more bad passages than certified": sum(o.changed() for o in outcomes if o.planted > robust),
+        f"of them withstand {robust} or more": sum(j >= robust for o in firsts for j in o.clean[ROBUST].certified),
+        "of them before the first that does not": sum(o.clean[ROBUST].stands for o in firsts),
+        f"attacks with at most {robust} bad passages": len(allowed),
+        "certified words under attack": sum(len(o.held) for o in outcomes),
+        "certified words changed": sum(o.held.count(False) for o in outcomes),
+        "cut answers that contradict each other": sum(not o.begins_alike for o in allowed),
     }
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for name in dict.fromkeys(o.attack for o in outcomes):

@@ -50,17 +50,18 @@ def certify(log_w_S: Array, log_p_SV: Tensor, token: int, labels: Sequence[Label
     return int(stands.long().cumprod(0).sum())
 
 
-def equal_votes(lift_bits_S: Array, margin: float | None, closed_share: float) -> Weights:
+def equal_votes(lift_bits_S: Array, margin: float | None, closed_share: float, most: int) -> Weights:
     """Weights that no passage can set but by having a vote or none: of S passages and, last, the closed book.
 
     `lift_bits_S`: by how many bits each passage makes the question likelier than the closed book does; below the
-    `margin` (None: never) it has no vote. The closed book has what makes its share `closed_share` where all vote.
+    `margin` (None: never) it has no vote. The closed book has what makes its share `closed_share` where `most` passages
+    vote: a number that those found do not decide, as who adds one could.
     Raises `Fault` for a closed book without a share: where nobody votes, somebody must speak.
     """
     if not 0 < closed_share < 1:
         raise Fault(f"the closed book's share is {closed_share}; robust answers need it above 0 and below 1")
     votes_S = np.ones(len(lift_bits_S)) if margin is None else (lift_bits_S >= margin).astype(float)
-    closed = len(votes_S) * closed_share / (1 - closed_share)
+    closed = most * closed_share / (1 - closed_share)
     with np.errstate(divide="ignore"):
         return Weights(normalise(np.log([*votes_S, closed])), tau=0.0, cap=1.0)
 
