@@ -15,6 +15,7 @@ from openbook.mix.certificate import certify, check_robust, equal_votes, vote_of
 from openbook.mix.decode import Sampling, generate
 from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.settings import Settings
+from openbook.mix.source import Label
 from openbook.mix.weights import cap_weights
 
 LENGTH = 4
@@ -139,6 +140,14 @@ def test_what_cannot_be_robust_is_refused():
         mixture = Mixture([source], Weights(np.log([0.4, 0.4, 0.2]), tau))
         with pytest.raises(Fault, match="greedy"):
             next(generate(mixture, Sampling(temperature), Draft(), 1, fixed_prior=fixed, robust=1))
+    near = Markov(source.first_SV, source.next_SVV)
+    near.labels = (*source.labels[:1], Label("n1", "neighbours"), *source.labels[2:])
+    with pytest.raises(Fault, match="passages"):
+        next(
+            generate(
+                Mixture([near], Weights(np.log([0.4, 0.4, 0.2]))), Sampling(), Draft(), 1, fixed_prior=True, robust=1
+            )
+        )
     for robust, passages in ((0, 5), (3, 6)):
         with pytest.raises(Fault):
             check_robust(robust, passages)
