@@ -171,6 +171,8 @@ class Completion:
         """The account: whatever was written, and each passage's part in it."""
         evidence = evidence_of(written, len(source.used), weights)
         sources = tuple(_sources(source, evidence))
+        none = {label.id: 0.0 for label in evidence.labels}
+        tokens = [replace(token, responsibility={**none, **token.responsibility}) for token in tokens]
         whole = "".join(token.text for token in tokens)
         book, settings = self.book, self.settings
         mixed = {"closed_share": self.closed_share, "persistence": 0.0, "passages": 1}

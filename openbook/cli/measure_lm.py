@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import out, print_json, progress_bar
+from openbook.cli.output import complain, out, print_json, progress_bar
 
 if TYPE_CHECKING:
     from openbook.config import Config
@@ -49,6 +49,7 @@ def lm(
 
     chosen = list(ways(book is not None, named=way or ()).items())
     subject = _subject(config, book is not None)
+    held = _held(subject, texts)
     with progress_bar() as progress:
         made = measure(subject, texts, chosen, length=window, overlap=overlap, tokens=tokens, progress=progress)
     if subject.kept is not None:
@@ -62,12 +63,25 @@ def lm(
         "model": subject.model.name,
         "machine": _machine(subject),
         "book": None if subject.book is None else {"path": str(subject.book.path), "version": subject.book.version},
+        "held_by_book": held,
         "ways": made.figures(),
     }
     if as_json:
         print_json(facts)
     else:
         _show(facts)
+
+
+def _held(subject: Subject, texts: list[str]) -> float | None:
+    """The share of the texts that the book holds; said where it is too much."""
+    if subject.book is None:
+        return None
+    from openbook.measure.held_out import SUSPECT, share_held
+
+    share = share_held(subject.book, texts, subject.encoder)
+    if share >= SUSPECT:
+        complain(f"the book holds {100 * share:.0f} % of these texts: the figures tell of copying; hold them out of it")
+    return share
 
 
 def _subject(config: Config, with_book: bool) -> Subject:

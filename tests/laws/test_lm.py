@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openbook.book.embedder import HashedWords
+from openbook.book.store import open_book
 from openbook.errors import Fault
 from openbook.measure import lm
+from openbook.measure.held_out import share_held
 from openbook.measure.lm import Row, Subject, measure, score, ways, windows
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune must want a wife. "
@@ -94,3 +97,14 @@ def test_what_cannot_be_measured_is_said(tiny_model):
         measure(Subject(tiny_model), ["x"], chosen)
     with pytest.raises(Fault, match="do not fit"):
         measure(Subject(tiny_model), [TEXT], chosen, length=5000)
+
+
+def test_a_book_that_holds_the_text_is_told_from_one_that_holds_another(tmp_path):
+    words = [f"word{i} and {chr(97 + i % 26) * (i % 7 + 1)}" for i in range(900)]
+    (tmp_path / "held.txt").write_text(". ".join(words[:600]), encoding="utf-8")
+    book = open_book(tmp_path / "held.book")
+    book.add(tmp_path / "held.txt", encoder=HashedWords())
+    assert share_held(book, [". ".join(words[100:500])], HashedWords()) > 0.6
+    assert share_held(book, [". ".join(words[600:])], HashedWords()) == 0
+    assert share_held(book, ["short"], HashedWords()) == 0
+    assert share_held(open_book(tmp_path / "empty.book"), [". ".join(words)], HashedWords()) == 0

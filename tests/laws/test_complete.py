@@ -1,0 +1,113 @@
+"""A text gone on with: its parts join, each token names the passage in force, and the account adds up."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from openbook.answer.complete import complete
+from openbook.answer.html import render_html
+from openbook.book.embedder import HashedWords
+from openbook.book.store import open_book
+from openbook.errors import Fault
+from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.decoding.beam import Beams
+from openbook.mix.decode import Sampling
+from openbook.mix.settings import Settings
+from openbook.mix.sources.retrieved import Retrieval
+
+FACTS = {
+    "comet.md": "# The comet\n\nDr. Ingrid Vass led the comet team in 2019. The tail was 4.7 million km long.\n",
+    "bridge.md": "# The bridge\n\nThe bridge over the Larch is 212 metres long. It was opened in 1931.\n",
+    "moss.txt": "Mosses have no roots. They take up water through their leaves.\n",
+}
+PROMPT = "The bridge over the Larch "
+SETTINGS = Settings(max_tokens=24, sampling=Sampling(6.0, seed=3), cut_repeats=False)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("documents")
+    for name, text in FACTS.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    made = open_book(tmp_path_factory.mktemp("books") / "facts.book")
+    made.add(folder, encoder=HashedWords())
+    return made
+
+
+def told(model, book, text=PROMPT, settings=SETTINGS, **given):
+    retrieval = Retrieval(**{"stride": 4, "by": "dense", "rerank": 3, "query_tokens": 12, **given.pop("retrieval", {})})
+    return complete(
+        text, book=book, model=model, encoder=HashedWords(), retrieval=retrieval, settings=settings,
+        kept=PrefixStore(1 << 26), **given,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed_share", [0.0, 0.3])
+def test_the_account_adds_up(tiny_model, book, closed_share):
+    seen = []
+    answer = told(tiny_model, book, closed_share=closed_share, on_token=seen.append)
+    facts = answer.to_dict()
+    json.dumps(facts, allow_nan=False)
+    render_html(facts)
+    assert "".join(token.text for token in seen) == answer.text
+    for token, later in zip(seen, answer.tokens, strict=True):
+        assert (token.text, token.span, token.bits) == (later.text, later.span, later.bits)
+        assert later.responsibility == {**{s.id: 0.0 for s in answer.sources}, **token.responsibility}
+        assert answer.text[slice(*token.span)] == token.text
+        assert sum(token.responsibility.values()) == pytest.approx(1.0)
+    evidence, passages = answer.evidence, answer.sources[:-1]
+    np.testing.assert_allclose(evidence.responsibility_TS.sum(1), 1.0)
+    for t, token in enumerate(seen):
+        of = dict(zip([s.id for s in answer.sources], evidence.responsibility_TS[t], strict=True))
+        assert all(of[name] == pytest.approx(share) for name, share in token.responsibility.items())
+        assert len([s for s in passages if np.isfinite(evidence.log_w_TS[t, int(s.id[1:]) - 1])]) == 1
+    assert sum(s.bits for s in answer.sources) == pytest.approx(float(evidence.bits_T.sum()))
+    assert sum(s.responsibility for s in answer.sources) == pytest.approx(1.0)
+    assert sum(s.refined for s in answer.sources) == pytest.approx(1.0)
+    assert len({s.text for s in passages}) == len(passages) and answer.book["version"] == book.version
+    for source in passages:
+        assert book.text(source.document)[slice(*source.span)] == source.text
+    # With all passages left out the model alone is left.
+    lost = sum(s.necessity for s in passages)
+    assert lost == pytest.approx(float((evidence.log_mix_T - evidence.log_p_TS[:, -1]).sum()))
+    assert answer.sources[-1].necessity == pytest.approx(0.0) if closed_share == 0 else True
+
+
+def test_several_passages_come_into_force(tiny_model, book):
+    answer = told(tiny_model, book, settings=Settings(max_tokens=48, sampling=Sampling(6.0, seed=1), cut_repeats=False))
+    assert len(answer.sources) > 2 and answer.timings["rereads"] >= len(answer.sources) - 1
+
+
+def test_the_same_seed_writes_the_same(tiny_model, book):
+    one, two = told(tiny_model, book), told(tiny_model, book)
+    assert (one.text, one.tokens, one.sources) == (two.text, two.tokens, two.sources)
+
+
+def test_without_a_book_the_model_writes_alone(tiny_model):
+    answer = complete(PROMPT, model=tiny_model, settings=SETTINGS)
+    assert [s.id for s in answer.sources] == ["closed"] and answer.sources[0].responsibility == 1.0
+    assert answer.sources[0].bits == 0 and answer.book == {"path": None, "version": None}
+    json.dumps(answer.to_dict(), allow_nan=False)
+    cache = tiny_model.runner.cache([None], room=200)
+    scores_1V = tiny_model.runner.read(torch.tensor([tiny_model.tokenizer.encode(PROMPT)]), cache)
+    for step in answer.evidence.log_p_TS[:, 0]:
+        token = next(t for t in range(scores_1V.shape[1]) if abs(float(scores_1V.log_softmax(-1)[0, t]) - step) < 1e-5)
+        scores_1V = tiny_model.runner.forward(torch.tensor([[token]]), cache)[:, -1]
+
+
+def test_it_ends_where_it_is_told_to(tiny_model, book):
+    whole = told(tiny_model, book)
+    stop = whole.text[6:8]
+    cut = told(tiny_model, book, settings=Settings(max_tokens=24, sampling=SETTINGS.sampling, stop=(stop,)))
+    assert cut.text == whole.text[: whole.text.index(stop)] and cut.ended == "stop" and whole.ended == "limit"
+
+
+def test_what_cannot_be_is_refused(tiny_model, book):
+    with pytest.raises(Fault, match="beams"):
+        told(tiny_model, book, settings=Settings(beams=Beams(2)))
+    with pytest.raises(Fault, match="share"):
+        told(tiny_model, book, closed_share=1.5)
+    with pytest.raises(Fault, match="at least one word"):
+        told(tiny_model, book, text="")
