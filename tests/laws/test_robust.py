@@ -141,7 +141,7 @@ def test_what_cannot_be_robust_is_refused():
         with pytest.raises(Fault, match="greedy"):
             next(generate(mixture, Sampling(temperature), Draft(), 1, fixed_prior=fixed, robust=1))
     near = Markov(source.first_SV, source.next_SVV)
-    near.labels = (*source.labels[:1], Label("n1", "neighbours"), *source.labels[2:])
+    near.labels = (*source.labels[:1], Label("m1", "model"), *source.labels[2:])
     with pytest.raises(Fault, match="passages"):
         next(
             generate(
