@@ -80,7 +80,7 @@ class Config(BaseSettings):
     cut_repeats: bool | None = None
     robust: Annotated[int, Field(ge=1, le=31)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    lambda_knn: FiniteFloat | None = None
+    lambda_knn: Annotated[FiniteFloat, Field(ge=0, lt=1)] | Literal["auto"] | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -108,8 +108,6 @@ def load_config(**given: Any) -> Config:
     # A broken file: TOML's own errors and undecodable bytes are ValueErrors; both say where.
     except ValueError as error:
         raise Fault(f"{Path(FILE).absolute()} is not TOML: {error}") from error
-    if config.lambda_knn:
-        raise Fault(f"lambda_knn is {config.lambda_knn:g}; the kNN source is not in this version, so it can only be 0")
     return config
 
 

@@ -12,11 +12,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openbook.lm.decoding.draft import Reason
 from openbook.mix.evidence import Evidence
 from openbook.mix.source import Kind
 
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Where the book holds a token in a context like the answer's, with some characters before and after it.
+
+    `span` are its characters in the document's text, `p` its part of the neighbours' distribution, `distance` the
+    squared distance of the two contexts, in the total variance of the book's.
+    """
+
+    document: str
+    line: int
+    span: Span
+    before: str
+    text: str
+    after: str
+    p: float
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,7 @@ class Token:
     bits: float | None
     responsibility: Mapping[str, float]
     certified: int | None = None
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,7 @@ class Answer:
 
     `ended` says why nothing follows (`openbook.lm.decoding.draft`): "repetition" where repeats were withdrawn; None
     where nothing was written. An abstained answer has a text only where that was written before it was doubted.
+    `others` are more answers to the same question, if several were asked for.
     """
 
     question: str
@@ -110,6 +132,12 @@ class Answer:
     timings: Mapping[str, float]
     ended: Reason | None = None
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    others: tuple[Answer, ...] = ()
+
+    @property
+    def mean_log_p(self) -> float:
+        """Natural log p of a token, the mean over the answer, under the mixture."""
+        return float(np.mean(np.log([max(token.p, 1e-300) for token in self.tokens]))) if self.tokens else -math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of INTERFACES: plain values only; an infinite necessity becomes null."""
@@ -127,6 +155,7 @@ class Answer:
             "tokens": [plain(asdict(t)) for t in self.tokens],
             "citations": [_citation(c) for c in self.citations],
             "timings": plain(dict(self.timings)),
+            **({"others": [_other(answer) for answer in self.others]} if self.others else {}),
         }
 
     def show(self) -> None:
@@ -156,6 +185,13 @@ def source_dict(source: Source) -> dict[str, Any]:
     if not source.members:
         del values["members"]
     return values if source.kind == "passage" else {k: v for k, v in values.items() if k not in _PLACE}
+
+
+def _other(answer: Answer) -> dict[str, Any]:
+    """What another answer to the question has of its own."""
+    own = answer.to_dict()
+    told = {key: own[key] for key in ("answer", "ended", "sources", "tokens", "citations")}
+    return {**told, "mean_log_p": plain(answer.mean_log_p)}
 
 
 def _citation(citation: Citation) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 
 from openbook.answer.account import cite, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
 from openbook.answer.citations import says_something, words
+from openbook.answer.neighbours import with_neighbours
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
@@ -18,8 +20,9 @@ from openbook.lm.decoding.draft import Draft, Reason
 from openbook.lm.decoding.repeats import Repeats, unrepeated
 from openbook.lm.decoding.stops import Spelling, spelled
 from openbook.lm.model import LanguageModel, load_model
-from openbook.mix.beam import search
+from openbook.mix.beam import Written, search
 from openbook.mix.decode import Step, generate
+from openbook.mix.diverse import SPARE, distinct, diverse
 from openbook.mix.evidence import Evidence
 from openbook.mix.paths import LeftOut, leave_out
 from openbook.mix.reading import Reader, Reading
@@ -84,6 +87,7 @@ class _Writing:
         self.clock = _Clock()
         self.ended: Reason | None = None
         self.repeats = Repeats()
+        self.others: list[Written] = []
 
     def stream(self) -> Generator[Token, None, Answer]:
         """Tokens as they are written; the generator returns the whole answer."""
@@ -111,7 +115,8 @@ class _Writing:
             clock.timings["steps"] = reading.tally.steps
             if reading.speculation is not None:
                 clock.timings |= {"proposed": reading.tally.proposed, "accepted": reading.tally.accepted}
-            return self._answer(reading, steps, tokens, self._reason_to_doubt(reading, steps))
+            answer = self._answer(reading, steps, tokens, self._reason_to_doubt(reading, steps))
+            return replace(answer, others=self._others(reading, answer)) if self.others else answer
         finally:  # also where nobody wanted the rest
             if reader.kept is not None:
                 reader.kept.flush()
@@ -193,8 +198,14 @@ class _Writing:
         guide = None if settings.constraint is None else model.guides.guide(settings.constraint)
         penalty, even = settings.sampling.repetition_penalty, -math.log(model.spec.vocabulary)
         draft = Draft(model.tokenizer.eos_ids, zero=even, guide=guide)
-        if settings.beams is None:
-            fixed = settings.beta == 0
+        if settings.answers > 1:
+            draft.spelling = Spelling(model.tokenizer, self._stops) if self._stops else None
+            groups = settings.answers + SPARE
+            best, *self.others = diverse(mixture, draft, groups, settings.max_tokens, penalty=penalty)
+            fits, self.ended = best.fits, best.reason
+            yield from best.steps
+        elif settings.beams is None:
+            fixed = settings.beta == 0 and not settings.lambda_knn  # what neighbours say is not certified
             guesses = reading.speculation
             limit = settings.max_tokens
             yield from generate(
@@ -213,12 +224,21 @@ class _Writing:
                 f"{settings.constraint.name} yet; allow more tokens, or demand less"
             )
 
+    def _others(self, reading: Reading, first: Answer) -> tuple[Answer, ...]:
+        """The other answers that were found, where their words differ from those of all before; the likeliest first."""
+        told = [_Told(self.reader, self.question, one).answer(reading) for one in self.others if one.fits]
+        answers = [first, *(answer for answer in told if answer is not None)]
+        kept = distinct([answer.text for answer in answers], self.reader.settings.answers)
+        others = [answers[i] for i in kept if i]
+        return tuple(sorted(others, key=lambda answer: -answer.mean_log_p))
+
     def _answer(self, reading: Reading | None, steps: list[Step], written: list[Token], withheld: str | None) -> Answer:
         reader = self.reader
         evidence, left_out = None, LeftOut(())
         if reading is not None and steps:
             evidence = Evidence.of(reading.mixture.labels, reading.mixture.weights, steps)
             left_out = self._leave_out(reading, steps, evidence)
+            written = with_neighbours(written, steps, reading, reader.book)
         sources = sources_of(reading, evidence, left_out.drops) if reading is not None else ()
         # White space around an answer is nothing, unless the answer's form was demanded.
         free = reader.settings.constraint is None
@@ -239,6 +259,28 @@ class _Writing:
             ended=self.ended,
             evidence=evidence,
         )
+
+
+class _Told(_Writing):
+    """An answer that was found beside the first: its tokens are there, and are accounted for as the first's are."""
+
+    def __init__(self, reader: Reader, question: str, found: Written) -> None:
+        super().__init__(reader, question)
+        self.found = found
+
+    def _steps(self, reading: Reading) -> Iterator[Step]:
+        self.ended = self.found.reason
+        yield from self.found.steps
+
+    def answer(self, reading: Reading) -> Answer | None:
+        """None where it says nothing."""
+        writing = self._write(reading)
+        while True:
+            try:
+                next(writing)
+            except StopIteration as end:
+                steps, tokens = end.value
+                return self._answer(reading, steps, tokens, None) if steps else None
 
 
 class _Clock:

@@ -78,10 +78,10 @@ def ask(
         typer.Option(metavar="W", help="No source weighs more than this; else 0.98.", rich_help_panel=WRITING),
     ] = None,
     lambda_knn: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             metavar="λ",
-            help="The weight of neighbours in a datastore: 0, as that source is not in this version.",
+            help="The share of neighbours (add --neighbours): a number, or auto: by their distances; else 0.",
             rich_help_panel=WRITING,
         ),
     ] = None,
@@ -113,6 +113,12 @@ def ask(
         int | None,
         typer.Option(
             metavar="N", help="Search with N answers at once for the likeliest, 1 to 64.", rich_help_panel=WRITING
+        ),
+    ] = None,
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="N answers that differ, each with its evidence, 1 to 16.", rich_help_panel=WRITING
         ),
     ] = None,
     length_penalty: Annotated[
@@ -182,7 +188,7 @@ def ask(
     """
     config = options.configure(
         book=book, model=model, passages=passages, rerank=rerank, reranker=reranker, paths=paths, hops=hops,
-        persistence=persistence, max_tokens=max_tokens, margin=margin,
+        answers=answers, persistence=persistence, max_tokens=max_tokens, margin=margin,
         anyway=anyway or None, cap=cap, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
         lambda_knn=lambda_knn, min_p=min_p, repetition_penalty=repetition_penalty, beams=beams,
@@ -236,7 +242,18 @@ def settings_of(config: Config) -> Settings:
         return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
     drawn = chosen("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    believed = chosen("persistence", "passages", "max_tokens", "cap", "margin", "stop", "speculate", "cut_repeats")
+    believed = chosen(
+        "persistence",
+        "passages",
+        "max_tokens",
+        "cap",
+        "margin",
+        "stop",
+        "speculate",
+        "cut_repeats",
+        "lambda_knn",
+        "answers",
+    )
     settings = replace(
         Settings(),
         rerank=_rerank(config),
@@ -375,8 +392,8 @@ def keep_answer(book: Path, answer: dict[str, Any]) -> None:
 
     try:
         number = keep(book, answer)
-    except OSError as error:
-        complain(f"this answer is not kept for `openbook why`: {error.strerror or error}")
+    except (OSError, Fault) as error:
+        complain(f"this answer is not kept for `openbook why`: {getattr(error, 'strerror', None) or error}")
         return
     remark(f"answer {number}; its evidence again: openbook why {number}")
 

@@ -1,7 +1,7 @@
 """The one equation: `p(y_t) = Σ_s w_s(t) · p_s(y_t)`.
 
 A source with a share of its own (`openbook.mix.source.Sharing`) has w = λ_t, the others 1 − λ_t times what they would
-have among themselves: `p = (1 − λ_t) Σ_{s ordinary} w_s p_s + λ_t p_kNN` (Khandelwal 2020, arXiv 1911.00172, equation 3).
+have among themselves: `p = (1 − λ_t) Σ_{s ordinary} w_s p_s + λ_t p_kNN` (Khandelwal 2020, 1911.00172, equation 3).
 
 Shapes: S sources, V vocabulary. Weights are float64 logs, scores and the mixture's logs fp32.
 """
@@ -20,6 +20,10 @@ from openbook.errors import Fault
 from openbook.mix.mixing import mix, normalisers
 from openbook.mix.source import SHARING, Expecting, Label, Sharing, Source
 from openbook.mix.weights import Array, cap_weights, normalise, persist
+
+IMPOSSIBLE = -1e30
+"""The score of a token that cannot be, for sources of which most tokens cannot: a number, because what adds up scores
+piece by piece takes the largest of a piece from the others, and −∞ from −∞ is no number."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ class Mixture:
         return self._log_mix_V
 
     def log_p_of(self, token: int) -> Array:
-        """Each source's log-probability `[S]` of this token."""
+        """Each source's log-probability `[S]` of this token; −∞ where it cannot be."""
         column_S: Array = self.scores_SV[:, token].double().cpu().numpy()
+        column_S[column_S <= IMPOSSIBLE] = -np.inf
         return column_S - self.log_z_S
 
     @property

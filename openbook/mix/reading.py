@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from openbook.book.embedder import Embedder
+from openbook.book.neighbours import Neighbours, open_neighbours
 from openbook.book.passages import in_place
 from openbook.book.retrieve import Hit, find
 from openbook.book.store import Book
@@ -25,8 +26,9 @@ from openbook.mix.paths import Path, join, log_prior_of
 from openbook.mix.prompt import Framing
 from openbook.mix.rerank import rerank
 from openbook.mix.settings import Settings
-from openbook.mix.source import Label
+from openbook.mix.source import Label, Source, Tap
 from openbook.mix.sources.branches import CLOSED_BOOK, Branch, Branches, Progress, Tally
+from openbook.mix.sources.neighbours import Knn, NeighboursSource
 from openbook.mix.speculation import Speculation
 from openbook.mix.weights import Array, log_prior, normalise, refine
 
@@ -82,7 +84,8 @@ class Reading:
     """The kept paths best first, their share of the prior (the closed book's last), the mixture to write with.
 
     A path is the hits that stand before the question in one branch: mostly one.
-    `tally` counts what the writing takes; `speculation` guesses what may be read ahead, if anything is to be.
+    `tally` counts what the writing takes; `speculation` guesses what may be read ahead, if anything is to be;
+    `neighbours` is the source of that kind, if there is one.
     """
 
     paths: tuple[Path, ...]
@@ -91,6 +94,7 @@ class Reading:
     lift_bits: float
     tally: Tally
     speculation: Speculation | None = None
+    neighbours: NeighboursSource | None = None
 
     @property
     def hits(self) -> tuple[Hit, ...]:
@@ -143,36 +147,53 @@ class Reader:
         """Run the question under every hit and, last, the closed book, in one batch."""
         return self.read_paths(question, [(hit,) for hit in hits])
 
-    def read_paths(self, question: str, paths: Sequence[Path]) -> tuple[Branches, Believed]:
+    def read_paths(self, question: str, paths: Sequence[Path], tap: Tap | None = None) -> tuple[Branches, Believed]:
         """Run the question under every path and, last, the closed book, in one batch."""
         branches = [branch_of(Label(f"p{i}", "passage"), path) for i, path in enumerate(paths)]
-        source = self.branches(question, [*branches, CLOSED_BOOK])
+        source = self.branches(question, [*branches, CLOSED_BOOK], tap=tap)
         asked_S = source.question_log_p_S
         return source, Believed(log_prior_of(paths), asked_S[:-1], float(asked_S[-1]), self.settings)
 
-    def branches(self, question: str, branches: Sequence[Branch], room: int | None = None) -> Branches:
+    def branches(
+        self, question: str, branches: Sequence[Branch], room: int | None = None, tap: Tap | None = None
+    ) -> Branches:
         """These branches with the question read, ready to write; `room`: so many tokens, else as the settings say."""
         framing = Framing(self.model.tokenizer, self.settings.prompt)
         room = self.settings.max_tokens if room is None else room
-        return Branches(self.model, framing, branches, question, room=room, store=self.kept, progress=self.progress)
+        told = {"store": self.kept, "progress": self.progress, "tap": tap}
+        return Branches(self.model, framing, branches, question, room=room, **told)  # type: ignore[arg-type]
 
     def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
         """Read the question, keep the best passages beside the closed book, and stand ready to write."""
         paths = self.paths(question, hits)
-        source, believed = self.read_paths(question, paths)
+        tap = Tap() if self.settings.lambda_knn else None
+        source, believed = self.read_paths(question, paths, tap)
         kept = believed.kept
         labels = [Label(f"p{rank}", "passage") for rank in range(1, len(kept) + 1)]
         source.keep([*kept, len(paths)], labels=[*labels, CLOSED_BOOK.label])
         retrieved = log_prior(normalise(believed.prior_S[kept]), self.settings.closed_share)
-        mixture = Mixture([source], believed.weights())
+        weights, sources, knn = believed.weights(), list[Source]([source]), None
+        if tap is not None:  # neighbours have no prior: they say at each step what share they take
+            knn = NeighboursSource(self.neighbours, tap, self.model.spec.vocabulary, Knn(self.settings.lambda_knn))
+            sources.append(knn)
+            retrieved = np.append(retrieved, -np.inf)
+            weights = replace(weights, log_prior_S=np.append(weights.log_prior_S, -np.inf))
+        mixture = Mixture(sources, weights)
         guesses = Speculation(source.texts, self.model.tokenizer.token_bytes) if self.speculates else None
-        return Reading(tuple(paths[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses)
+        return Reading(
+            tuple(paths[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses, knn
+        )
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """What the model remembers of this version of the book (`openbook add --neighbours`)."""
+        return open_neighbours(self.book, self.model.fingerprint)
 
     @property
     def speculates(self) -> bool:
         """Whether answers are written with reading ahead: if not said, where it cannot change a bit of them."""
         if self.settings.speculate is None:
-            return self.model.runner.batch_invariant and self.settings.beams is None
+            return self.model.runner.batch_invariant and self.settings.beams is None and self.settings.answers == 1
         return self.settings.speculate
 
 

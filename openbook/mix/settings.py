@@ -13,10 +13,13 @@ from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.decoding.generate import check_together
 from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.certificate import check_robust
+from openbook.mix.diverse import MOST as MOST_ANSWERS
+from openbook.mix.diverse import SPARE
 from openbook.mix.mixture import Weights
 from openbook.mix.paths import MOST_HOPS, path_kinds
 from openbook.mix.prompt import Prompt
 from openbook.mix.rerank import Rerank
+from openbook.mix.share import LambdaKnn, check_lambda
 from openbook.mix.weights import log_prior
 
 MOST_ROWS = 256
@@ -33,12 +36,15 @@ class Settings:
     is τ: 0 Token, 1 Sequence. `beta`: how much the question's own likelihood under a passage refines the prior.
     `closed_share`: the model's own memory's share of the prior. `cap`: no source weighs more. `margin`: the bits by
     which the best passage must make the question likelier than the model alone does, else the answer is withheld;
-    None never withholds. Tokens are chosen by `sampling`, or searched for by `beams`, up to a `stop` string; under a
-    `constraint` an answer satisfies it, or is a fault. `speculate`: read ahead what is being copied
-    (`openbook.mix.speculation`); None: where that cannot change a bit of an answer (`Runner.batch_invariant`).
+    None never withholds. Tokens are chosen by `sampling`, or searched for by `beams`, up to a `stop` string; of more
+    than one, `answers` differ from each other (`openbook.mix.diverse`). Under a `constraint` an answer satisfies it, or
+    is a fault. `speculate`: read ahead what is being copied (`openbook.mix.speculation`); None: where that cannot
+    change a bit of an answer (`Runner.batch_invariant`).
     `cut_repeats`: an answer ends where it goes round in a circle, and says nothing twice over
     (`openbook.lm.decoding.repeats`); one under a constraint is left alone. `robust`: an answer withstands so many bad
     passages, or ends before the first word that does not (`openbook.mix.certificate`); `robustly` sets what that needs.
+    `lambda_knn`: the share of neighbours in the book's datastore, fixed, or "auto": by their distances
+    (`openbook.mix.sources.neighbours`); 0: none are looked for.
     """
 
     passages: int = 5
@@ -55,11 +61,13 @@ class Settings:
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     beams: Beams | None = None
+    answers: int = 1
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     speculate: bool | None = None
     cut_repeats: bool = True
     robust: int | None = None
+    lambda_knn: LambdaKnn = 0.0
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -78,6 +86,7 @@ class Settings:
         if self.beams is not None and self.beams.width * (self.passages + 1) > MOST_ROWS:
             rows = f"{self.beams.width} beams of {self.passages} passages and the closed book"
             raise Fault(f"{rows} are more than {MOST_ROWS} rows to run at once; ask with fewer of either")
+        self._check_answers()
         if self.speculate and self.beams is not None:
             raise Fault("beams do not read ahead; ask to speculate or for beams, not both")
         check_robust(self.robust, self.passages)
@@ -85,6 +94,13 @@ class Settings:
             raise Fault("a robust answer needs persistence 0, beta 0, one beam and no temperature; leave those out")
         if self.robust is not None and (self.constraint or self.sampling.repetition_penalty != 1):
             raise Fault("a robust answer is what the passages say; no constraint or repetition penalty can be held to")
+        check_lambda(self.lambda_knn)
+        if self.lambda_knn and self.beams is not None:
+            raise Fault("neighbours do not go along with beams; ask with lambda_knn 0 or with one beam")
+        if self.lambda_knn and self.robust is not None:
+            raise Fault(
+                "no certificate covers neighbours, which bad passages may have too; leave lambda_knn or robust out"
+            )
         check_together(self.sampling, self.beams, self.stop, self.constraint)
         # What the weights refuse is refused here, before any work is done.
         Weights(np.zeros(1), self.persistence, self.cap)
@@ -95,6 +111,19 @@ class Settings:
     def robustly(self, bad: int) -> Settings:
         """The same, under equal votes that withstand so many bad passages: τ = 0 and β = 0."""
         return replace(self, robust=bad, persistence=0.0, beta=0.0, cap=1.0)
+
+    def _check_answers(self) -> None:
+        """Several answers are groups of a search of their own."""
+        if not 1 <= self.answers <= MOST_ANSWERS:
+            raise Fault(f"{self.answers} answers; it must be from 1 to {MOST_ANSWERS}")
+        if self.answers == 1:
+            return
+        others = {"beams": self.beams, "a temperature": self.sampling.temperature or None, "robust": self.robust}
+        if asked := next((name for name, value in others.items() if value is not None), None):
+            raise Fault(f"several answers are searched for, greedily; they cannot be had with {asked}: leave out one")
+        rows = (self.answers + SPARE) * (self.passages + 1)
+        if rows > MOST_ROWS:
+            raise Fault(f"{self.answers} answers take {rows} rows, more than {MOST_ROWS}; ask with fewer passages")
 
     @property
     def pool(self) -> int:
@@ -109,8 +138,9 @@ class Settings:
             "retrieved": self.retrieved,
             "rerank": None if self.rerank is None else self.rerank.summary(),
             "paths": self.paths,
+            "answers": self.answers,
             "hops": self.hops if self.paths == "sets" else None,
-            "lambda_knn": 0.0,
+            "lambda_knn": self.lambda_knn,
             "prior_temperature": self.prior_temperature,
             "beta": self.beta,
             "closed_share": self.closed_share,

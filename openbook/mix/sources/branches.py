@@ -196,7 +196,7 @@ class Branches:
         return self._forward(torch.tensor(rows, dtype=torch.long), slice(None))
 
     def _forward(self, tokens_ST: Tensor, keep: slice | Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Scores of the columns in `keep`, and of all columns what the closed book's last feed-forward read `[T, M]`."""
+        """Scores of the columns in `keep`; and of all, what the closed book's last feed-forward read `[T, M]`."""
         if self._tap is None:
             return self._runner.forward(tokens_ST, self._cache, keep=keep), None
         states_STM = torch.zeros(*tokens_ST.shape, self._runner.spec.width, device=self._runner.device)
