@@ -39,7 +39,7 @@ def drop(table: lance.LanceDataset) -> bool:
 
 def catch_up(table: lance.LanceDataset) -> None:
     """Index the rows that came since the last time."""
-    sizes, rows = _segments(table), table.count_rows()
+    sizes, rows = segments(table), table.count_rows()
     if (fresh := rows - sum(sizes[WORDS])) > 0:
         _extend(table, WORDS, joined(sizes[WORDS], fresh))
     if not dense.indexed(table):
@@ -67,7 +67,7 @@ def joined(sizes: Sequence[int], fresh: int) -> int:
     return count
 
 
-def _segments(table: lance.LanceDataset) -> dict[str, list[int]]:
+def segments(table: lance.LanceDataset) -> dict[str, list[int]]:
     """Rows alive in each segment of each index, oldest first."""
     rows = {fragment.fragment_id: fragment.count_rows() for fragment in table.get_fragments()}
     return {
@@ -81,5 +81,7 @@ def _extend(table: lance.LanceDataset, name: str, joining: int) -> None:
 
 
 def _train(table: lance.LanceDataset) -> None:
+    width = table.schema.field("vector").type.list_size
+    kind = "IVF_RQ" if width % 8 == 0 else "IVF_SQ"  # RaBitQ packs its bits into bytes; else 8 bits a dimension
     cells = max(1, table.count_rows() // dense.ROWS)
-    table.create_index("vector", "IVF_RQ", name=dense.INDEX, metric="cosine", replace=True, num_partitions=cells)
+    table.create_index("vector", kind, name=dense.INDEX, metric="cosine", replace=True, num_partitions=cells)

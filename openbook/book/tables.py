@@ -83,13 +83,18 @@ def vectors(vectors_NM: npt.NDArray[np.float32]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors_NM.shape[1])
 
 
-def open_at(path: Path, version: int) -> lance.LanceDataset:
-    """A table as it was at one of Lance's versions; what it keeps in memory of its indices is bounded."""
+def session() -> lance.Session:
+    """What a reader keeps in memory of indices and files, bounded; to be shared by tables and versions of a book."""
+    from lance import Session
+
+    return Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+
+
+def open_at(path: Path, version: int, kept: lance.Session | None = None) -> lance.LanceDataset:
+    """A table as it was at one of Lance's versions; `kept` is what is in memory of others."""
     import lance
 
-    return lance.dataset(
-        str(path), version=version, index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE
-    )
+    return lance.dataset(str(path), version=version, session=kept or session())
 
 
 def create(path: Path, schema: pa.Schema) -> lance.LanceDataset:
@@ -147,8 +152,11 @@ def expunge(table: lance.LanceDataset) -> None:
     Lance hides deleted rows until a tenth of a file is gone, and an index keeps their words and vectors.
     """
     searched = indices.drop(table)  # else they would be brought along for nothing
+    deleted = table.version
     table.optimize.compact_files(
         target_rows_per_fragment=_enough(table), materialize_deletions=True, materialize_deletions_threshold=0.0
     )
+    if table.version == deleted:  # nothing to write anew; but that version says which ids were deleted
+        table.restore()
     if searched:
         indices.create(table)
