@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from openbook.book.manifest import path_of, sync
 from openbook.errors import Fault
 from openbook.home import home
 
@@ -22,10 +23,16 @@ HOW = "ask something first: openbook ask QUESTION"
 
 
 def keep(book: Path, answer: Mapping[str, Any]) -> int:
-    """Store an answer's JSON with its book and return its number, from 1. Raises `OSError` where that cannot be."""
+    """Store an answer's JSON with its book and return its number, from 1. Raises `OSError` where that cannot be.
+
+    `Fault` where the version it was given at is gone: documents were forgotten meanwhile, which it may quote.
+    """
     folder = book / "answers"
     folder.mkdir(exist_ok=True)
-    with _alone(folder):
+    version = answer.get("book", {}).get("version")
+    with _alone(folder):  # `forget` looks through the answers under the same lock, after it took versions away
+        if isinstance(version, int) and not path_of(book, version).exists():
+            raise Fault(f"version {version} of {book} is gone, a document of it was forgotten meanwhile")
         number = max(numbers(book), default=0) + 1
         # A lone surrogate becomes its escape, which is JSON again.
         _write(_path(book, number), json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
@@ -56,6 +63,8 @@ def recall(book: Path, number: int | None = None) -> dict[str, Any]:
         answer = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Fault(f"{path} is damaged; delete it and ask again") from error
+    if isinstance(answer, dict) and "forgotten" in answer:
+        raise Fault(f"answer {chosen} was forgotten with a document it was based on; ask again")
     if not isinstance(answer, dict) or "tokens" not in answer:
         raise Fault(f"{path} is not an answer; delete it and ask again")
     return answer
@@ -94,6 +103,7 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+        sync(path.parent)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

@@ -21,6 +21,10 @@ from openbook.book.writer import Writer
 if TYPE_CHECKING:
     import lance
 
+    from openbook.book.forget import Forgotten
+    from openbook.book.prove import Report
+    from openbook.book.traces import Traces
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -123,6 +127,25 @@ class Book:
         finally:
             self._see()
 
+    def forget(self, *documents: str, tags: bool = False, wait: Wait = True) -> Forgotten:
+        """Remove documents, by name, path or id, from every file of the book; see `openbook.book.forget`.
+
+        Old versions that hold one go too, also under a reader; where they have tags, only if `tags` says so.
+        """
+        from openbook.book.forget import forget
+
+        self._must_be_live()
+        try:
+            return forget(self.path, documents, tags, wait)
+        finally:
+            self._see()
+
+    def prove(self, traces: Traces) -> Report:
+        """Search every file of the book for what documents leave: `forget(…).traces`."""
+        from openbook.book.prove import prove
+
+        return prove(self.path, traces)
+
     def _must_be_live(self) -> None:
         if self.pinned:
             raise BookFault(f"{self.path} was opened at version {self.version} to look at; open it without that")
@@ -177,12 +200,17 @@ class Book:
         """The Lance table of passages at this version; None before anything was stored. Read only."""
         return self._table(tables.PASSAGES, self.manifest.passages_table)
 
+    @cached_property
+    def _session(self) -> lance.Session:
+        """Versions share most of their files, so what one has read another need not read."""
+        return tables.session()
+
     def _table(self, name: str, version: int | None) -> lance.LanceDataset | None:
         if version is None:
             return None
         try:
             with faults(self.path):
-                return tables.open_at(self.path / name, version)
+                return tables.open_at(self.path / name, version, self._session)
         except ValueError as error:  # how Lance says that the files are not there
             if self.version not in numbers(self.path):
                 raise BookFault(

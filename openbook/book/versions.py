@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -171,6 +171,8 @@ def untag(book: Path, names: Iterable[str]) -> None:
 
 
 def _write_tags(book: Path, named: Mapping[str, int]) -> None:
+    if named == tags(book):
+        return
     write(book / TAGS, json.dumps(dict(sorted(named.items())), ensure_ascii=False, indent=1) + "\n")
 
 
@@ -243,10 +245,10 @@ def prune(book: Path, keep: int, wait: Wait = True) -> Pruned:
         return Pruned(removed, tuple(n for n in going if n not in removed), clean(book))
 
 
-def drop_all(book: Path, going: Iterable[int], names: Iterable[str]) -> None:
-    """Take these names off and remove these versions, also those that readers look at."""
+def drop_all(book: Path, going: Collection[int]) -> None:
+    """Remove these versions and the names they have, also versions that readers look at."""
     with _tagging(book):
-        _write_tags(book, {name: number for name, number in tags(book).items() if name not in set(names)})
+        _write_tags(book, {name: number for name, number in tags(book).items() if number not in going})
         for number in going:
             drop(book, number, even_held=True)
     sync(book / "versions")

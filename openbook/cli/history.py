@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +13,16 @@ import typer
 from openbook.cli import options
 from openbook.cli.books import check_there
 from openbook.cli.output import complain, one_line, out, plural, print_json, remark
+from openbook.errors import Fault
 
 if TYPE_CHECKING:
+    from openbook.book.forget import Forgotten
+    from openbook.book.prove import Report
     from openbook.book.store import Book
+    from openbook.book.traces import Traces
     from openbook.book.versions import Counted, Version
+
+SHOWN = 20
 
 Ref = Annotated[str, typer.Argument(metavar="VERSION", help="A number, or a tag.")]
 
@@ -24,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  openbook tag reviewed")(tag)
     app.command(epilog="Example:  openbook use reviewed")(use)
     app.command(epilog="Example:  openbook diff reviewed")(diff)
+    app.command(epilog="Example:  openbook forget notes/secret.md --prove")(forget)
 
 
 def opened(book: Any) -> Book:
@@ -130,3 +140,96 @@ def _counts(document: Counted) -> str:
     if document.before and document.after and document.before != document.after:
         return f"{document.before:,} → {plural(document.after, 'passage')}"
     return plural(document.after or document.before, "passage")
+
+
+def forget(
+    documents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOCUMENT...", help="Names as `find` shows them, or paths; none: finish a forget."),
+    ] = None,
+    book: options.Book = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", metavar="", help="Then search every file of the book for what might be left.")
+    ] = False,
+    tags: Annotated[
+        bool, typer.Option("--tags", metavar="", help="Also versions with a tag, which hold a document.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask first.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Remove documents from every version, index, cache and answer of a book. It cannot be undone.
+
+    The files they were read from stay, and a later add of their folder reads them again.
+    """
+    here, wanted = opened(book), list(documents or ())
+    if prove and (gone := _of_files(here, wanted)):
+        _proved(here, None, gone, as_json)
+        return
+    if not yes and not as_json and sys.stdin.isatty() and wanted:
+        typer.confirm(f"Forget {', '.join(map(one_line, wanted))} in {one_line(here.path)}, for good?", abort=True)
+    done = here.forget(*wanted, tags=tags, wait=complain)
+    if prove:
+        _proved(here, done, done.traces, as_json)
+    elif as_json:
+        print_json({"book": str(here.path), **_facts(done)})
+    else:
+        print(_summary(done))
+
+
+def _of_files(book: Book, wanted: list[str]) -> Traces | None:
+    """What files on the disk would leave, where the book has forgotten them all: there is only to prove it."""
+    from openbook.book.documents import read
+    from openbook.book.forget import known
+    from openbook.book.traces import Traces
+    from openbook.book.writer import document_id
+
+    if not wanted or not all(Path(name).is_file() and not known(book.path, name) for name in wanted):
+        return None
+    traces = Traces()
+    for name in wanted:
+        document = read(name)
+        traces.names[document_id(name)] = name
+        traces.paths.add(os.path.abspath(name))  # noqa: PTH100  (as `add` stores paths)
+        traces.read(f"{document.title}\n{document.text}")
+    return traces
+
+
+def _proved(book: Book, done: Forgotten | None, traces: Traces, as_json: bool) -> None:
+    report = book.prove(traces)
+    facts = {} if done is None else _facts(done)
+    if as_json:
+        print_json({"book": str(book.path), **facts, "proof": asdict(report)})
+    else:
+        if done is not None:
+            print(_summary(done))
+        print(_told(report))
+        for leftover in report.left[:SHOWN]:
+            complain(f"{leftover.where}: {leftover.what}")
+    if report.left:
+        raise Fault(f"{plural(len(report.left), 'trace')} left in {book.path}; is another process still using it?")
+
+
+def _facts(done: Forgotten) -> dict[str, Any]:
+    return {name: value for name, value in vars(done).items() if name != "traces"}
+
+
+def _summary(done: Forgotten) -> str:
+    """What a `forget` did, in one line."""
+    counts = [plural(done.passages, "passage"), plural(len(done.versions), "version")]
+    for count, what in ((done.neighbours, "neighbour"), (done.answers, "answer"), (len(done.tags), "tag")):
+        counts += [plural(count, what)] if count else []
+    what = ", ".join(map(one_line, done.documents[:3])) + (" and more" if len(done.documents) > 3 else "")
+    return f"{what} forgotten: {', '.join(counts)} removed, {done.bytes / 1e6:,.1f} MB given back"
+
+
+def _told(report: Report) -> str:
+    """What was searched and found, in one line."""
+    shared = f" ({report.shared:,} more are in other documents too)" if report.shared else ""
+    searched = (
+        f"{plural(report.files, 'file')} ({report.bytes / 1e6:,.1f} MB), {report.cells:,} values of tables and "
+        f"{report.vocabulary:,} words of {report.vocabularies} vocabularies"
+    )
+    return (
+        f"searched {searched} for {plural(report.sentences, 'sentence')}{shared}, "
+        f"{plural(report.words, 'rarer word')}, names, ids and vectors: {len(report.left):,} found"
+    )

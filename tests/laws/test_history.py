@@ -12,7 +12,7 @@ import pytest
 
 from openbook.answer import history
 from openbook.answer.history import keep, last_book, numbers, recall
-from openbook.cli.answers import _keep
+from openbook.cli.answers import keep_answer
 from openbook.errors import Fault
 
 
@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space"):
         keep(book, answer("two"))
     assert {p.name for p in (book / "answers").iterdir()} == {"000001.json", "lock"}
-    _keep(book, answer("two"))  # the answer was given: the command line only warns
+    keep_answer(book, answer("two"))  # the answer was given: the command line only warns
     assert "not kept for `openbook why`: No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     assert recall(book)["answer"] == "one"

@@ -1,0 +1,315 @@
+"""Forgetting a document: nothing of it stays in the book's folder, in no table, index, cache, answer or old version.
+
+In this order, so that a kill at any moment leaves a book that opens, before or after, and the next `forget` goes on:
+
+1. `forgetting.json` says what is going (ids, names), on the disk; until it is gone nobody else writes.
+2. Answers that hold the document are blanked, while its text is still here to know them by.
+3. A new version without it: rows' files are written anew, indices built from what stays, fsync, HEAD moves.
+4. Versions that hold it go, and every file of Lance's that only they needed; then neighbours, keys and values.
+5. Answers again, as a reader may have given one meanwhile; folders are synced; `forgetting.json` goes.
+
+"Holds" is meant of the files: a version where the document was deleted still has its rows, hidden, and its words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openbook.book import tables, versions
+from openbook.book.manifest import (
+    FORGETTING,
+    BookFault,
+    Manifest,
+    Wait,
+    faults,
+    now,
+    numbers,
+    read_head,
+    read_manifest,
+    sync,
+    write,
+    writing,
+)
+from openbook.book.traces import Needles, Traces, heads
+from openbook.book.writer import Writer, document_id
+
+if TYPE_CHECKING:
+    import lance
+
+_KEYS = re.compile("[0-9a-f]{32}|closed")
+"""Names in the passage cache: a passage's id, or the closed book."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a `forget` did; `traces` is what `openbook.book.prove` looks for."""
+
+    documents: tuple[str, ...]
+    passages: int
+    versions: tuple[int, ...]
+    tags: tuple[str, ...]
+    answers: int
+    neighbours: int
+    bytes: int
+    traces: Traces = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """What is being forgotten: names by id, and whether tags go too."""
+
+    documents: dict[str, str]
+    tags: bool
+
+
+def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait = True) -> Forgotten:
+    """Remove documents, by name, path or id, from every file of the book; without any, finish what was interrupted.
+
+    `BookFault`, before anything is changed, where a name is unknown, or a tagged version holds a document and `tags`
+    does not say that the tag goes too.
+    """
+    with writing(book, wait, forgetting=True), faults(book):
+        journal = _journal(book)
+        if journal is None and not documents:
+            raise BookFault(f"nothing to forget in {book}: name a document; they are shown by: openbook find")
+        history = _History(book)
+        going = _resolve(book, history, documents) | (journal.documents if journal else {})
+        tags = tags or (journal is not None and journal.tags)
+        traces = history.traces(going)
+        held, named = _held(book, history, going, tags)
+        write(book / FORGETTING, json.dumps(asdict(_Journal(going, tags)), ensure_ascii=False) + "\n")
+        answers = forget_answers(book, traces)
+        head = read_head(book)
+        writer = Writer(book, head, "forget")
+        if head.version in held:
+            writer.expunge(sorted(going))
+        else:
+            writer.settle()
+        versions.drop_all(book, held)
+        freed = versions.clean(book)
+        neighbours = _forget_neighbours(book, sorted(going))
+        writer.sweep()
+        _sweep_others(book)
+        answers += forget_answers(book, traces)
+        (book / FORGETTING).unlink()
+        sync(book)
+        return Forgotten(
+            documents=tuple(sorted(going.values())),
+            passages=len(traces.passages),
+            versions=tuple(held),
+            tags=tuple(named),
+            answers=answers,
+            neighbours=neighbours,
+            bytes=freed,
+            traces=traces,
+        )
+
+
+def known(book: Path, document: str) -> bool:
+    """Whether a document, by name, path or id, is in any version of the book, or forgetting it is not finished."""
+    path = os.path.abspath(document)  # noqa: PTH100  (as `add` stores paths)
+    return (book / FORGETTING).exists() or bool(_History(book).named({document, path}))
+
+
+def _journal(book: Path) -> _Journal | None:
+    try:
+        found = json.loads((book / FORGETTING).read_text("utf-8"))
+        documents = {str(id): str(name) for id, name in found["documents"].items()}
+        return _Journal(documents, found["tags"] is True)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BookFault(f"{book / FORGETTING} is damaged; delete it and forget the documents again") from error
+
+
+class _History:
+    """Every row that any version's files hold, hidden ones too, and which versions need those files."""
+
+    def __init__(self, book: Path) -> None:
+        self.book = book
+        head = read_head(book).version
+        self.manifests = [read_manifest(book, number) for number in numbers(book) if number <= head]
+
+    def named(self, wanted: Collection[str]) -> list[dict[str, Any]]:
+        """Documents of these names, paths or ids: their id, name and path."""
+        values = tables.quoted(wanted)
+        where = f"name IN ({values}) OR path IN ({values}) OR id IN ({values})"
+        return [row for _, row in self._rows(tables.DOCUMENTS, ["id", "name", "path"], where)]
+
+    def traces(self, going: dict[str, str]) -> Traces:
+        """What these documents leave."""
+        found, ids = Traces(names=dict(going)), tables.quoted(going)
+        for _, row in self._rows(tables.DOCUMENTS, ["path", "title", "text"], f"id IN ({ids})"):
+            found.paths.add(row["path"])
+            found.read(f"{row['title']}\n{row['text']}")
+        for _, row in self._rows(tables.PASSAGES, ["id", "vector"], f"document_id IN ({ids})"):
+            found.passages.add(row["id"])
+            found.vectors |= heads(_row(row["vector"]))
+        return found
+
+    def holding(self, going: dict[str, str]) -> list[Manifest]:
+        """Versions whose files hold something of these documents, or whose indices may."""
+        ids = tables.quoted(going)
+        needles = Needles(id.encode() for id in going)
+        documents = self._tainted(tables.DOCUMENTS, f"id IN ({ids})", needles)
+        passages = self._tainted(tables.PASSAGES, f"document_id IN ({ids})", needles)
+        return [m for m in self.manifests if m.documents_table in documents or m.passages_table in passages]
+
+    def _tainted(self, name: str, where: str, ids: Needles) -> set[int]:
+        files = {file for file, _ in self._rows(name, ["id"], where)}
+        tainted: set[int] = set()
+        clean: set[str] = set()
+        for table in self._tables(name):
+            indices = {str(segment.uuid) for index in table.describe_indices() for segment in index.segments}
+            built_later = bool(tainted) and not indices <= clean  # when the document's words were there
+            held = any(_file(fragment) in files for fragment in table.get_fragments())
+            if held or built_later or any(ids.within(path.read_bytes()) for path in _said(self.book / name, table)):
+                tainted.add(table.version)
+            else:
+                clean |= indices
+        return tainted
+
+    def _tables(self, name: str) -> Iterator[lance.LanceDataset]:
+        """The table at each version of Lance's that the book needs, oldest first."""
+        key = "documents_table" if name == tables.DOCUMENTS else "passages_table"
+        for version in sorted({getattr(m, key) for m in self.manifests} - {None}):
+            yield tables.open_at(self.book / name, version)
+
+    def _rows(self, name: str, columns: list[str], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Rows with the file they are in; each file is looked at once, whatever versions share it."""
+        seen: set[str] = set()
+        for table in self._tables(name):
+            for fragment in table.get_fragments():
+                if (file := _file(fragment)) in seen:
+                    continue
+                seen.add(file)
+                scanner = table.scanner(
+                    columns=columns,
+                    filter=where,
+                    fragments=[fragment],
+                    with_row_id=True,  # Lance asks for it where deleted rows are wanted, and cannot take these later
+                    include_deleted_rows=True,
+                    late_materialization=False,
+                    use_scalar_index=False,
+                )
+                yield from ((file, row) for row in scanner.to_table().to_pylist())
+
+
+def _file(fragment: lance.LanceFragment) -> str:
+    return "|".join(file.path for file in fragment.data_files())
+
+
+def _said(path: Path, table: lance.LanceDataset) -> Iterator[Path]:
+    """The files in which Lance says how a version of a table was made: which ids were deleted, for one."""
+    yield from (path / "_versions").glob(f"{(1 << 64) - 1 - table.version}.manifest")
+    yield from (path / "_transactions").glob(f"{table.version - 1}-*.txn")
+
+
+def _row(vector: Sequence[float]) -> Any:
+    import numpy as np
+
+    return np.array([vector], dtype=np.float32)
+
+
+def _resolve(book: Path, history: _History, wanted: Sequence[str]) -> dict[str, str]:
+    """Documents (name by id) that are meant; `BookFault` for one that no version has, nor an answer."""
+    spelled = {name: os.path.abspath(name) for name in wanted}  # noqa: PTH100  (as `add` stores paths)
+    rows = history.named({*spelled, *spelled.values()}) if wanted else []
+    found = {row["id"]: row["name"] for row in rows}
+    known = {value for row in rows for value in row.values()}
+    for name, path in spelled.items():
+        if known.isdisjoint((name, path)):
+            if not any(_names(answer, name) for answer in (book / "answers").glob("*.json")):
+                raise BookFault(f"{book} has no document {name!r}; names are as `openbook find` shows them")
+            found[document_id(name)] = name
+    return found
+
+
+def _names(answer: Path, document: str) -> bool:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        sources = json.loads(answer.read_bytes()).get("sources", [])
+        return any(isinstance(source, dict) and source.get("document") == document for source in sources)
+    return False
+
+
+def _held(book: Path, history: _History, going: dict[str, str], tags: bool) -> tuple[list[int], list[str]]:
+    """Versions that hold the documents, and their tags; `BookFault` where tags keep them."""
+    held = [manifest.version for manifest in history.holding(going)]
+    named = sorted(name for name, number in versions.tags(book).items() if number in held)
+    if named and not tags:
+        raise BookFault(
+            f"{', '.join(sorted(going.values())[:3])}: held by the tagged version{'s' * (len(named) > 1)} "
+            f"{', '.join(named)}; forget with --tags to take {'these names' if len(named) > 1 else 'this name'} off too"
+        )
+    return held, named
+
+
+def forget_answers(book: Path, traces: Traces) -> int:
+    """Blank the answers kept with a book that name these documents or say a sentence of theirs; how many.
+
+    Their numbers stay taken. An answer is written under the same lock, and not at a version that is gone
+    (`openbook.answer.history`), so none comes after this that is based on the document.
+    """
+    folder, count = book / "answers", 0
+    if not folder.is_dir() or folder.is_symlink():
+        return 0
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for path in sorted(folder.glob("*.json")):
+            if path.is_symlink() or _holds(path, traces):
+                write(path, json.dumps({"forgotten": now()}) + "\n")
+                count += 1
+        for path in folder.glob(".*.json.*"):  # what was never finished
+            path.unlink()
+        sync(folder)
+    return count
+
+
+def _holds(path: Path, traces: Traces) -> bool:
+    try:
+        answer = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return True  # nobody can read it, so nobody can say what it holds
+    if not isinstance(answer, dict) or traces.named(answer):
+        return True
+    # What other documents say is theirs, though this one may say it too.
+    said = {key: value for key, value in answer.items() if key not in ("sources", "citations")}
+    return bool(traces.needles.within("\n".join(_strings(said)).encode("utf-8", "replace")))
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _forget_neighbours(book: Path, ids: Sequence[str]) -> int:
+    if not (book / "neighbours").exists():
+        return 0
+    from openbook.book.neighbours import forget as forget_rows
+
+    return forget_rows(book, ids)
+
+
+def _sweep_others(book: Path) -> None:
+    """Entries of the passage cache under other names may be of any text; what is cached can be made again."""
+    for path in (book / "kv").glob("*/*"):
+        if "." in path.name and not path.name.endswith(".json") and not _KEYS.fullmatch(path.name.split(".")[0]):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+    for folder in [*(book / "kv").glob("*/"), book / "kv"]:
+        if folder.is_dir():
+            sync(folder)
