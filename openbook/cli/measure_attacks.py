@@ -27,6 +27,9 @@ def attacks(
     redundant: Annotated[
         bool, typer.Option("--redundant", metavar="", help="Three of the five passages hold the answer.")
     ] = False,
+    instead: Annotated[
+        bool, typer.Option("--instead", metavar="", help="Plant in the place of the right passage, not beside it.")
+    ] = False,
     closed_share: Annotated[
         float | None, typer.Option(metavar="W", help="The closed book's share of the prior; else 0.05.")
     ] = None,
@@ -59,10 +62,10 @@ def attacks(
     found = list(cases(reader, data, data.sample(questions, skip=skip), redundant=redundant))
     if not found:
         raise Fault("of none of these questions was the right passage found; take more of them")
-    total = len(found) * len(attack or ATTACKS) * 2
+    total = len(found) * len(attack or ATTACKS)
     outcomes: list[Outcome] = []
     with progress_bar() as progress:
-        for outcome in measure(Asker(reader, robust, max_tokens), found, attack):
+        for outcome in measure(Asker(reader, robust, max_tokens), found, attack, instead=instead):
             outcomes.append(outcome)
             if progress is not None:
                 progress(len(outcomes), total, "attacks")

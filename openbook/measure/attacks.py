@@ -282,7 +282,6 @@ class Outcome:
 
     case: Case
     attack: str
-    instead: bool
     planted: int
     clean: dict[str, Written]
     bad: dict[str, Written]
@@ -303,15 +302,17 @@ class Outcome:
         return clean.tokens[:length] == bad.tokens[:length]
 
 
-def measure(asker: Asker, found: Sequence[Case], attacks: Sequence[str] | None = None) -> Iterator[Outcome]:
-    """Every attack on every case: beside the right passage, and in its place."""
+def measure(
+    asker: Asker, found: Sequence[Case], attacks: Sequence[str] | None = None, *, instead: bool = False
+) -> Iterator[Outcome]:
+    """Every attack on every case: beside the right passage, or `instead` of it."""
     for case in found:
         clean = asker.ask(case.question.text, case.hits)
         for name in attacks or ATTACKS:
             texts = ATTACKS[name](case.target)
-            for instead in (False, True):
-                bad = asker.ask(case.question.text, attacked(case, texts, instead=instead), along=clean[ROBUST].tokens)
-                yield Outcome(case, name, instead, len(texts), clean, bad)
+            hits = attacked(case, texts, instead=instead)
+            bad = asker.ask(case.question.text, hits, along=clean[ROBUST].tokens)
+            yield Outcome(case, name, len(texts), clean, bad)
 
 
 def table(outcomes: Sequence[Outcome], robust: int) -> dict[str, object]:
@@ -330,10 +331,8 @@ def table(outcomes: Sequence[Outcome], robust: int) -> dict[str, object]:
     }
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for name in dict.fromkeys(o.attack for o in outcomes):
-        for instead in (False, True):
-            chosen = [o for o in outcomes if o.attack == name and o.instead == instead]
-            label = f"{name}, {'in the place of the right passage' if instead else 'beside it'}"
-            rows[label] = {way: _shares(chosen, way) for way in ways}
+        chosen = [o for o in outcomes if o.attack == name]
+        rows[name] = {way: _shares(chosen, way) for way in ways}
     right = {way: _mean([contains(o.clean[way].text, o.case.question.golds) for o in firsts]) for way in ways}
     return {"questions": len(firsts), "right before": right, "attacks": rows, "certificates": certificates}
 
