@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openbook.answer.account import cite, token_of
+from openbook.answer.account import cite, token_of, trimmed
 from openbook.answer.answer import Answer, Source, Token
+from openbook.answer.ask import write
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
@@ -33,11 +34,12 @@ from openbook.lm.model import LanguageModel, load_model
 from openbook.mix.decode import Step, generate
 from openbook.mix.evidence import Evidence
 from openbook.mix.mixture import Mixture, Weights
-from openbook.mix.reading import passage_cache
+from openbook.mix.prompt import Framing
+from openbook.mix.reading import Reader, passage_cache
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK
-from openbook.mix.sources.retrieved import Lookup, Retrieval, Retrieved
+from openbook.mix.sources.retrieved import Lookup, Retrieval, Retrieved, asking
 from openbook.mix.weights import Array, log_prior
 
 CLOSED = CLOSED_BOOK.label.id
@@ -95,6 +97,30 @@ def complete(
         kept = passage_cache(book, model)
     lookup = Lookup(model, book, encoder, retrieval or Retrieval(), kept)
     tokens = Completion(lookup, settings or Settings(), closed_share, book).stream(text)
+    return _all(tokens, on_token)
+
+
+def ask_again(
+    reader: Reader, question: str, retrieval: Retrieval, on_token: Callable[[Token], None] | None = None
+) -> Answer:
+    """Answer a question from one passage at a time, looked up anew while the answer is written.
+
+    With the question and the answer's last tokens; by the prompt, and from the kept passages, of `ask`. Withheld where
+    `ask` withholds, by its reading of the question. Raises `Fault` for beams.
+    """
+    settings = reader.settings
+    if settings.margin is not None:
+        hits = reader.find(question)
+        if not hits or reader.begin(question, hits).lift_bits < settings.margin:
+            return write(reader, question, on_token)
+    frame, begun = asking(Framing(reader.model.tokenizer, settings.prompt), question)
+    lookup = Lookup(reader.model, reader.book, reader.encoder, retrieval, reader.kept, frame)
+    stops = (*settings.stop, *(reader.model.tokenizer.turn_ends if settings.constraint is None else ()))
+    completion = Completion(lookup, replace(settings, stop=stops), settings.closed_share, reader.book, begun=begun)
+    return _all(completion.stream(question), on_token)
+
+
+def _all(tokens: Generator[Token, None, Answer], on_token: Callable[[Token], None] | None) -> Answer:
     while True:
         try:
             token = next(tokens)
@@ -107,7 +133,8 @@ def complete(
 
 @dataclass
 class Completion:
-    """One text on its way."""
+    """One text on its way. `begun`: its tokens, if they are not the text's own, as under a question's prompt; then
+    white space around what is written is nothing."""
 
     lookup: Lookup
     settings: Settings
@@ -115,6 +142,7 @@ class Completion:
     book: Book | None = None
     timings: dict[str, float] = field(default_factory=dict)
     ended: Reason | None = None
+    begun: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.settings.beams is not None:
@@ -128,7 +156,8 @@ class Completion:
     def _stream(self, text: str) -> Generator[Token, None, Answer]:
         text, settings, model = tidy(text), self.settings, self.lookup.model
         began = time.perf_counter()
-        source = Retrieved(self.lookup, model.tokenizer.encode(text), settings.max_tokens)
+        begun = model.tokenizer.encode(text) if self.begun is None else self.begun
+        source = Retrieved(self.lookup, begun, settings.max_tokens)
         weights = Weights(log_prior(np.zeros(1), self.closed_share))
         mixture = Mixture([source], weights)
         first = time.perf_counter()
@@ -174,6 +203,8 @@ class Completion:
         none = {label.id: 0.0 for label in evidence.labels}
         tokens = [replace(token, responsibility={**none, **token.responsibility}) for token in tokens]
         whole = "".join(token.text for token in tokens)
+        if self.begun is not None and self.settings.constraint is None:
+            whole, tokens = trimmed(tokens)
         book, settings = self.book, self.settings
         mixed = {"closed_share": self.closed_share, "persistence": 0.0, "passages": 1}
         return Answer(

@@ -39,6 +39,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     book: options.Book = None,
     docs: options.Docs = None,
+    at: options.At = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
@@ -177,6 +178,15 @@ def ask(
     ] = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            metavar="S",
+            min=1,
+            help="One passage at a time, looked up anew every S tokens of the answer.",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
     kv_codec: options.KvCodec = None,
     kv_layout: options.KvLayout = None,
     as_json: options.AsJson = False,
@@ -198,12 +208,19 @@ def ask(
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
-    reader = reader_for(config, docs)
-    answer = _write(reader, question, show=not as_json)
+    reader = reader_for(config, docs, at)
+    if stride is None:
+        answer = _write(reader, question, show=not as_json)
+    else:
+        from openbook.cli.complete import again
+
+        answer = again(reader, question, stride, show=not as_json)
     facts = answer.to_dict()
     if as_json:
         print_json(facts)
-    keep_answer(reader.book.path, facts)
+    from openbook.answer.replay import run_of
+
+    keep_answer(reader.book.path, {**facts, "run": run_of(reader.model, config.model_dump(mode="json"))})
     if html is not None:
         save_page(facts, html)
     if answer.abstained:
@@ -218,13 +235,23 @@ def why(
         Path | None,
         typer.Option("--book", "-b", metavar="DIR", help="The book's folder; else the book asked last."),
     ] = None,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", metavar="", help="Ask again at the answer's version: is it the same, token for token?"),
+    ] = False,
     as_json: options.AsJson = False,
     html: options.Html = None,
 ) -> None:
     """Show the evidence of the last answer again, or of the N-th of its book."""
     from openbook.answer.history import last_book, recall
 
-    answer = recall(last_book() if book is None else book.expanduser(), number)
+    folder = last_book() if book is None else book.expanduser()
+    answer = recall(folder, number)
+    if replay:
+        from openbook.cli.replay import replayed
+
+        replayed(folder, answer, as_json)
+        return
     if as_json:
         print_json(answer)
     elif html is None:
@@ -322,15 +349,15 @@ def _constraint(config: Config) -> Constraint | None:
     return Constraint("json_schema", text)
 
 
-def reader_for(config: Config, docs: Path | None) -> Reader:
-    """Book, encoder and model, ready.
+def reader_for(config: Config, docs: Path | None, at: str | None = None) -> Reader:
+    """Book (at a version, else the live one), encoder and model, ready.
 
     The model comes first: a person whose model is broken should not wait for a folder to be read before that is said.
     A book that need not be read is opened meanwhile, in a thread, with its encoder.
     """
     from openbook.cli.models import here
 
-    check_there(config, docs)
+    check_there(config, docs, at)
     settings = settings_of(config)  # what cannot be asked is said before anything is read
     name = here(config.model or "smollm2")
     from openbook.mix.reading import Reader, passage_cache
@@ -341,7 +368,7 @@ def reader_for(config: Config, docs: Path | None) -> Reader:
     else:
         _import_shared()
         with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(open_for, config, docs)
+            opening = pool.submit(open_for, config, docs, at)
             model = options.model_of(config, name)
             book, encoder = opening.result()
     return Reader(book, model, encoder, settings, passage_cache(book, model, config.kv_memory, config.kv_disk))

@@ -15,6 +15,7 @@ from openbook.errors import Fault
 if TYPE_CHECKING:
     from openbook.answer.answer import Answer
     from openbook.config import Config
+    from openbook.mix.reading import Reader
     from openbook.mix.sources.retrieved import Retrieval
 
 LOOKING, WRITING = "How passages are looked up", "How it is written"
@@ -136,7 +137,9 @@ def _write(
     from openbook.answer.terminal import Stream
 
     console = out()
-    live = Stream(console, _colours(config, retrieval)) if show and console.is_terminal else None
+    live = (
+        Stream(console, _colours(config.max_tokens or 64, retrieval.stride)) if show and console.is_terminal else None
+    )
     told: dict[str, Any] = {"retrieval": retrieval, "closed_share": closed_share, "on_token": teller(live)}
     if docs is None and not named and not (config.book / "HEAD").exists():
         from openbook.cli.models import here
@@ -163,7 +166,32 @@ def _write(
     return answer
 
 
-def _colours(config: Config, retrieval: Retrieval) -> list[dict[str, str]]:
+def again(reader: Reader, question: str, stride: int, show: bool) -> Answer:
+    """The answer to a question from one passage at a time, looked up anew every `stride` tokens."""
+    from openbook.answer.complete import ask_again
+    from openbook.answer.terminal import Stream
+    from openbook.book.documents import tidy
+    from openbook.mix.prompt import PASSAGE_TOKENS
+    from openbook.mix.settings import Settings
+    from openbook.mix.sources.retrieved import Retrieval
+
+    settings, usual = reader.settings, Settings()
+    for name in ("answers", "beams", "hops", "lambda_knn", "paths", "rerank", "robust"):
+        if getattr(settings, name, None) != getattr(usual, name, None):
+            raise Fault(f"--stride reads one passage at a time, so {name} has no meaning with it; give one of the two")
+    retrieval = Retrieval(stride, by="fused", rerank=settings.passages, passage_tokens=PASSAGE_TOKENS)
+    console = out()
+    live = Stream(console, _colours(settings.max_tokens, stride)) if show and console.is_terminal else None
+    with bar_if_told() as reader.progress:
+        answer = ask_again(reader, tidy(question).strip(), retrieval, teller(live))
+    if live is not None:
+        live.finish(answer.to_dict())
+    elif show:
+        print_answer(answer.to_dict())
+    return answer
+
+
+def _colours(tokens: int, stride: int) -> list[dict[str, str]]:
     """The sources there can be, in their order: a colour is given out before the passage is known."""
-    lookups = (config.max_tokens or 64) // retrieval.stride + 1
+    lookups = tokens // stride + 1
     return [*({"id": f"p{i + 1}", "kind": "passage"} for i in range(lookups)), {"id": "closed", "kind": "closed_book"}]

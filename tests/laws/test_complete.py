@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openbook.answer.complete import complete
+from openbook.answer.complete import ask_again, complete
 from openbook.answer.html import render_html
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
@@ -14,8 +14,12 @@ from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.decoding.beam import Beams
 from openbook.mix.decode import Sampling
+from openbook.mix.prompt import Framing
+from openbook.mix.reading import Reader, passage_text
 from openbook.mix.settings import Settings
-from openbook.mix.sources.retrieved import Retrieval
+from openbook.mix.source import Label
+from openbook.mix.sources.branches import CLOSED_BOOK, Branch
+from openbook.mix.sources.retrieved import Lookup, Retrieval, Retrieved, asking, read_under
 
 FACTS = {
     "comet.md": "# The comet\n\nDr. Ingrid Vass led the comet team in 2019. The tail was 4.7 million km long.\n",
@@ -111,3 +115,40 @@ def test_what_cannot_be_is_refused(tiny_model, book):
         told(tiny_model, book, closed_share=1.5)
     with pytest.raises(Fault, match="at least one word"):
         told(tiny_model, book, text="")
+
+
+def test_a_question_is_read_under_the_passages_that_ask_keeps(tiny_model, book):
+    settings = Settings(max_tokens=12, margin=None, sampling=Sampling(6.0, seed=2), cut_repeats=False)
+    reader = Reader(book, tiny_model, HashedWords(), settings, PrefixStore(1 << 26))
+    question = "Who led the comet team?"
+    retrieval = Retrieval(4, by="fused", rerank=3, passage_tokens=512)
+    answer = ask_again(reader, question, retrieval)
+    assert "".join(token.text for token in answer.tokens) == answer.text
+    assert answer.question == question and answer.settings["stride"] == 4
+    # The text under the first passage is what `ask` reads under it, and its passage is kept under the same name.
+    frame, text = asking(Framing(tiny_model.tokenizer, settings.prompt), question)
+    lookup = Lookup(tiny_model, book, HashedWords(), retrieval, reader.kept, frame)
+    source = Retrieved(lookup, text, 12)
+    hit = source.used[0]
+    branch = Branch(Label("p1", "passage"), hit.passage.id, (passage_text(hit),))
+    branches = reader.branches(question, [branch, CLOSED_BOOK])
+    np.testing.assert_allclose(source.start(), branches.start(), atol=1e-4)
+    assert reader.kept.get(hit.passage.id, lookup.before(hit)) is not None
+    # The first choice is by the question's last tokens: the template says nothing of a passage.
+    hits = lookup.candidates(text)
+    places = lookup.ranking(len(text))
+    assert len(places) == 16 and max(places) == frame.template.start - 1
+    _, _, log_p_K = read_under(lookup, lookup.prefixes(hits), text)
+    assert hits[int(np.argmax(log_p_K))].passage == hit.passage
+
+
+def test_a_question_that_ask_withholds_is_withheld(tiny_model, book):
+    settings = Settings(max_tokens=12, margin=1e6)
+    reader = Reader(book, tiny_model, HashedWords(), settings, PrefixStore(1 << 26))
+    assert ask_again(reader, "Who led the comet team?", Retrieval(4)).abstained
+
+
+def test_a_question_longer_than_the_context_is_refused(tiny_model, book):
+    reader = Reader(book, tiny_model, HashedWords(), Settings(max_tokens=12, margin=None), PrefixStore(1 << 26))
+    with pytest.raises(Fault, match="shorter"):
+        ask_again(reader, "Who led the comet team? " * 100, Retrieval(4))

@@ -9,12 +9,13 @@ What is computed again: a passage's keys and values never, they are kept (`Prefi
 passage in full: its tokens attend to the passage and stand at other positions, so no key of it stays what it was.
 Where the same passage is found again, nothing.
 
-Shapes: R rows (the text after a passage; the text alone), K candidates, n tokens that rank them, V vocabulary.
+Shapes: R rows (the text after a passage; the text alone), T tokens of the text, K candidates, n tokens that rank them,
+V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.mixing import normalisers
+from openbook.mix.prompt import Framing
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import CLOSED_BOOK
 from openbook.mix.weights import Array
@@ -89,6 +91,43 @@ class Retrieval:
         }
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How a text and a passage are put to the model: `before` gives the tokens before a text for a passage's words
+    (none: the closed book) and the most of its tokens that are read.
+
+    `asked` is what every query begins with. `template` are the places in the text that were written by neither a person
+    nor the model: they are not looked up, and rank nothing.
+    """
+
+    before: Callable[[str, int], list[int]]
+    asked: str = ""
+    template: range = range(0)
+
+
+def plain(tokenizer: Tokenizer) -> Frame:
+    """A passage, a blank line, the text: after what begins every text."""
+
+    def before(passage: str, most: int) -> list[int]:
+        words = tokenizer.encode(passage)[:most]
+        return [*opening(tokenizer), *words, *(tokenizer.encode("\n\n") if words else ())]
+
+    return Frame(before)
+
+
+def asking(framing: Framing, question: str) -> tuple[Frame, list[int]]:
+    """A question under its prompt, and the text to go on with: what `Branches` read too, with the same prefixes."""
+    suffix = framing.suffix(question)
+    # The last token before the question is the same with every passage; it is read with the text, as branches do.
+    last = framing.prefix(())[-1:]
+    text = [*last, *suffix.question, *suffix.tail]
+
+    def before(passage: str, most: int) -> list[int]:
+        return framing.prefix((passage,) if passage else (), most)[:-1]
+
+    return Frame(before, question, range(len(text) - len(suffix.tail), len(text))), text
+
+
 class Lookup:
     """Passages for the end of a text, and what stands before the text with each."""
 
@@ -99,28 +138,35 @@ class Lookup:
         encoder: Embedder | None,
         retrieval: Retrieval,
         store: PrefixStore | None = None,
+        frame: Frame | None = None,
     ) -> None:
-        self.model, self.retrieval = model, retrieval
-        self.opening = opening(model.tokenizer)
-        self._book, self._encoder, self.store = book, encoder, store
-        self._found: dict[tuple[str, int], list[Hit]] = {}
+        self.model, self.retrieval, self.store = model, retrieval, store
+        self.frame = frame or plain(model.tokenizer)
+        self.opening = self.frame.before("", 0)
+        self._book, self._encoder = book, encoder
+        self._found: dict[str, list[Hit]] = {}
 
     def candidates(self, text: Sequence[int]) -> list[Hit]:
         """The passages for what comes after these tokens, best first; none without a book, or words to look for."""
-        retrieval = self.retrieval
-        query = self.model.tokenizer.decode(text[-retrieval.length :]).strip()
+        retrieval, frame = self.retrieval, self.frame
+        written = text[frame.template.stop :][-retrieval.length :]
+        query = f"{frame.asked} {self.model.tokenizer.decode(written)}".strip()
         if self._book is None or not self._book.count or not query:
             return []
-        key = query, retrieval.rerank
-        if key not in self._found:
-            self._found[key] = find(self._book, query, retrieval.rerank, self._encoder, by=retrieval.by)
-        return self._found[key]
+        if query not in self._found:
+            self._found[query] = find(self._book, query, retrieval.rerank, self._encoder, by=retrieval.by)
+        return self._found[query]
 
     def before(self, hit: Hit) -> list[int]:
-        """The tokens before a text: what begins every text, the passage with its title and section, a blank line."""
-        passage, encode = hit.passage, self.model.tokenizer.encode
-        words = encode(in_place(passage.title, passage.heading, passage.text))
-        return [*self.opening, *words[: self.retrieval.passage_tokens], *encode("\n\n")]
+        """The tokens before the text with a passage, which is read with its title and section."""
+        passage = hit.passage
+        words = in_place(passage.title, passage.heading, passage.text)
+        return self.frame.before(words, self.retrieval.passage_tokens)
+
+    def ranking(self, length: int) -> list[int]:
+        """The places in a text of this length whose tokens rank the candidates, ascending: the last of its own."""
+        places = [place for place in range(1, length) if place not in self.frame.template]
+        return places[-self.retrieval.rerank_tokens :]
 
     def prefixes(self, hits: Sequence[Hit]) -> list[Prefix]:
         """Keys and values of what stands before the text with each of these passages: kept, or computed and kept."""
@@ -154,7 +200,10 @@ class Retrieved:
         self.used: list[Hit] = []
         self.in_force: int | None = None
         self.rereads = 0
-        self._text = list(text[-self._room_for_text(room) :])
+        most = self._room_for_text(room)
+        if lookup.frame.asked and len(text) > most:
+            raise Fault(f"the question has {len(text)} tokens, of which {most} can be read; ask a shorter one")
+        self._text = list(text[-most:])
         self._since, self._room = 0, room
         alone = [*lookup.opening, *self._text]
         if not alone:
@@ -223,13 +272,14 @@ def read_under(lookup: Lookup, prefixes: Sequence[Prefix], text: Sequence[int]) 
     (natural) of the text's last tokens, which ranks the prefixes (Ram 2023, equation 5)."""
     runner = lookup.model.runner
     rows_KT = torch.tensor([list(text)] * len(prefixes))
-    ranking = min(lookup.retrieval.rerank_tokens, len(text) - 1) if len(prefixes) > 1 else 0
+    ranking = lookup.ranking(len(text)) if len(prefixes) > 1 else []
     cache = runner.cache(prefixes, room=len(text))
-    head = len(text) - ranking - 1
+    head = min([place - 1 for place in ranking], default=len(text) - 1)
     if head:
         runner.read(rows_KT[:, :head], cache)
-    scores_KnV = runner.forward(rows_KT[:, head:], cache)
-    log_p_K = last_log_p(scores_KnV[:, :-1], rows_KT[:, head + 1 :])
+    columns = sorted({*(place - 1 - head for place in ranking), len(text) - 1 - head})
+    scores_KnV = runner.forward(rows_KT[:, head:], cache, keep=columns)
+    log_p_K = last_log_p(scores_KnV[:, : len(ranking)], rows_KT[:, ranking])
     return cache, scores_KnV[:, -1], log_p_K
 
 
