@@ -26,6 +26,8 @@ TRAINED_A_LIST = 64
 """Keys that each list is trained on; k-means gains little from more."""
 SUBSPACE = 12
 """Numbers of a key that share 4 bits of its code: 24 bytes for 576."""
+LEAST_PARTS = 16
+"""Parts of a code at least, as far as the width can be divided: a narrow key has little else to be known by."""
 SEED = 1234
 
 
@@ -52,7 +54,7 @@ def train(sample_NM: Float, count: int) -> Any:
     import faiss
 
     width = sample_NM.shape[1]
-    parts = next(n for n in range(max(1, width // SUBSPACE), 0, -1) if width % n == 0)
+    parts = next(n for n in range(min(width, max(LEAST_PARTS, width // SUBSPACE)), 0, -1) if width % n == 0)
     lists = min(lists_for(count), len(sample_NM))
     if len(sample_NM) < 32 or width < 2:  # too few to learn a code from
         return faiss.IndexIDMap2(faiss.IndexFlatL2(width))
