@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from openbook.answer.seats import Passage, Seat, local
 from openbook.errors import Fault
 from openbook.lm.backends.threads import each_within
 from openbook.lm.decoding.bytewise import END
@@ -25,10 +26,8 @@ from openbook.lm.decoding.draft import Draft, Reason
 from openbook.lm.decoding.repeats import Repeats, unrepeated
 from openbook.lm.decoding.sampling import Sampling
 from openbook.lm.decoding.stops import Speller, Spelling, spelled
-from openbook.lm.model import LanguageModel
 from openbook.mix.decode import Step, generate
 from openbook.mix.mixture import Mixture, Weights
-from openbook.mix.prompt import Framing, Prompt
 from openbook.mix.source import Label, Source
 from openbook.mix.sources.member import ByteText, BytewiseMember, Members, common_vocabulary
 from openbook.mix.weights import Array, normalise
@@ -36,35 +35,6 @@ from openbook.mix.weights import Array, normalise
 How = Literal["auto", "tokens", "bytes"]
 BYTES = 4
 """Bytes that an answer may have for each token that it may have."""
-OPEN = Prompt()
-CLOSED = replace(OPEN, system="Answer the question with a short phrase.")
-"""What members are told where no passage is given."""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A member: its name, the model, and what it is told (None: as the others, `OPEN` or `CLOSED`)."""
-
-    name: str
-    model: LanguageModel
-    system: str | None = None
-
-    def prompt(self, question: str, passages: Sequence[str]) -> list[int]:
-        """The tokens after which its answer begins."""
-        told = OPEN if passages else CLOSED
-        framing = Framing(self.model.tokenizer, told if self.system is None else replace(told, system=self.system))
-        suffix = framing.suffix(question)
-        return [*framing.prefix(passages), *suffix.question, *suffix.tail]
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A passage that members read: the answer then has a row for every member under every passage."""
-
-    id: str
-    text: str
-    prior: float = 1.0
-    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +89,7 @@ class Together:
 
     def _one_vocabulary(self) -> bool:
         try:
-            common_vocabulary([seat.model for seat in self.seats])
+            common_vocabulary([local(seat) for seat in self.seats])
         except Fault:
             return False
         return True
@@ -132,15 +102,15 @@ class Together:
     def _alone(self) -> Iterator[None]:
         with ExitStack() as all_:
             for seat in self.seats:
-                all_.enter_context(seat.model.runner.alone())
+                all_.enter_context(seat.alone())
             yield
 
     def _stream(self) -> Generator[Piece, None, None]:
         self.sources = self._sources()
         mixture = Mixture(self.sources, self.weights)
-        text: Speller = ByteText() if self.bytewise else self.seats[0].model.tokenizer
-        draft = Draft({END} if self.bytewise else self.seats[0].model.tokenizer.eos_ids)
-        ends = {end for seat in self.seats for end in seat.model.tokenizer.turn_ends}
+        text: Speller = ByteText() if self.bytewise else local(self.seats[0]).tokenizer
+        draft = Draft({END} if self.bytewise else local(self.seats[0]).tokenizer.eos_ids)
+        ends = {end for seat in self.seats for end in seat.turn_ends}
         spelling = Spelling(text, [*self.stop, *sorted(ends)])
         bounded = ((step, _bounds(mixture, step)) for step in generate(mixture, self.sampling, draft, self._limit))
         pieces = joined(spelled(bounded, lambda pair: pair[0].token, spelling), words=self.bytewise)
@@ -155,25 +125,28 @@ class Together:
         return self.max_tokens * (BYTES if self.bytewise else 1)
 
     def _sources(self) -> list[Source]:
-        prompts = [
-            seat.prompt(self.question, () if passage is None else (passage.text,)) for seat, passage in self.rows
-        ]
+        read = [() if passage is None else (passage.text,) for _, passage in self.rows]
         if self.bytewise:
             return [
-                BytewiseMember.of(seat.model, prompt, label, self._limit)
-                for (seat, _), prompt, label in zip(self.rows, prompts, self.labels, strict=True)
+                seat.bytewise(self.question, passages, label, self._limit)
+                for (seat, _), passages, label in zip(self.rows, read, self.labels, strict=True)
             ]
-        width = common_vocabulary([seat.model for seat in self.seats])
-        sources: list[Source] = []
-        for rows in _runs([seat.model for seat, _ in self.rows]):  # rows of one model are one batch
-            model = self.rows[rows.start][0].model
-            sources.append(Members(model, prompts[rows], self.labels[rows], self._limit, width=width))
-        return sources
+        width = common_vocabulary([local(seat) for seat in self.seats])
+        prompts = [seat.prompt(self.question, passages) for (seat, _), passages in zip(self.rows, read, strict=True)]
+        models = [local(seat) for seat, _ in self.rows]
+        return [  # rows of one model are one batch
+            Members(models[rows.start], prompts[rows], self.labels[rows], self._limit, width=width)
+            for rows in _runs(models)
+        ]
 
     @property
     def text(self) -> str:
         """The answer, without the white space around it."""
         return "".join(piece.text for piece in self.pieces).strip()
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Of every piece (`Piece.bounds`)."""
+        return [piece.bounds for piece in self.pieces]
 
     def by_seat(self, share_S: Array) -> Array:
         """Shares of rows as shares of members."""
@@ -200,6 +173,7 @@ class Together:
             "ended": self.reason,
             "members": self._members(),
             "bits": self.bits(),
+            "untold": max((float(np.exp(high) - np.exp(low)) for low, high in self.bounds()), default=0.0),
             "tokens": self._tokens(),
         }
 
@@ -211,6 +185,7 @@ class Together:
                 "id": label.id,
                 "kind": label.kind,
                 "model": seat.model.name,
+                "address": seat.address,
                 "system": seat.system,
                 "passage": None if passage is None else passage.id,
                 "prior": float(np.exp(log_prior)),
@@ -271,7 +246,7 @@ def _label(seat: Seat, passage: Passage | None) -> Label:
     return Label(seat.name if passage is None else f"{seat.name}/{passage.id}", "model")
 
 
-def _runs(models: Sequence[LanguageModel]) -> list[slice]:
+def _runs(models: Sequence[object]) -> list[slice]:
     """Neighbours of one model."""
     starts = [i for i, model in enumerate(models) if i == 0 or model is not models[i - 1]]
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(models)], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -14,13 +15,20 @@ from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-    from openbook.answer.committee import How, Passage, Piece, Seat, Together
+    from openbook.answer.committee import How, Piece, Together
+    from openbook.answer.seats import Passage, Seat
     from openbook.config import Config
+    from openbook.lm.decoding.sampling import Sampling
     from openbook.lm.model import LanguageModel
+    from openbook.lm.remote import Remote
 
 MOST = 16
 """Members that are taken."""
+KEY = "OPENBOOK_MEMBER_KEY"
+TOGETHER = {"mix": "auto", "tokens": "tokens", "bytes": "bytes"}
+CHOSEN = ("vote", "mbr", "debate")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +46,8 @@ def committee(
             "--member",
             "-m",
             metavar="M[=TEXT]",
-            help="A model's name, .gguf file or folder; after = what this member is told instead. More than once.",
+            help="A model's name, .gguf file or folder, or http://HOST/v1#NAME on a server; after = what this member "
+            "is told instead of the others' instruction. More than once.",
         ),
     ],
     book: options.Book = None,
@@ -48,11 +57,19 @@ def committee(
         str,
         typer.Option(
             metavar="WAY",
-            help="Write together by tokens or by bytes; auto: by bytes where vocabularies differ.",
+            help="Write together (mix: by tokens where vocabularies allow, else by bytes; or tokens, or bytes), or "
+            "choose among whole answers: vote, mbr (minimum Bayes risk), debate.",
         ),
-    ] = "auto",
+    ] = "mix",
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Of vote and mbr: answers each member gives.")
+    ] = 5,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=8, help="Of a debate: rounds.")] = 2,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.")] = 64,
-    temperature: Annotated[float, typer.Option(metavar="T", help="Above 0 words are drawn.")] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="T", min=0, help="Above 0 words are drawn; else 0, and 0.7 for several answers."),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same answer.")] = 0,
     precision: options.Precision = None,
     backend: options.Backend = None,
@@ -60,46 +77,61 @@ def committee(
 ) -> None:
     """Let several models answer together, and show which of them each word comes from.
 
-    With --book or --docs every member reads the best passages; without, members answer from what they know.
+    With --book or --docs every member reads the best passages; without, members answer from what they know. Members on
+    a server are sent the question and the passages; OPENBOOK_MEMBER_KEY is sent along if it is set.
     """
-    if how not in ("auto", "tokens", "bytes"):
-        raise typer.BadParameter(f"--how is {how!r}; it is auto, tokens or bytes")
+    if how not in (*TOGETHER, *CHOSEN):
+        raise typer.BadParameter(f"--how is {how!r}; it is one of {', '.join((*TOGETHER, *CHOSEN))}")
     config = options.configure(book=book, precision=precision, backend=backend)
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook committee 'Who wrote this?'")
-    if book is not None or docs is not None:
+    given = book is not None or docs is not None
+    if given:
         check_there(config, docs)
-    from openbook.answer.committee import Together
     from openbook.lm.decoding.sampling import Sampling
 
     seats = seats_of(config, member)
-    read = _passages(config, docs, question, passages) if book is not None or docs is not None else ()
-    sampling = Sampling(temperature, seed=seed)
-    together = Together(seats, question.strip(), read, cast("How", how), sampling, max_tokens)
-    _write(together, as_json)
+    read = _passages(config, docs, question, passages) if given else ()
+    if how in CHOSEN:
+        drawn = Sampling(0.7 if temperature is None else temperature, seed=seed)
+        _deliberate(seats, question.strip(), read, how, drawn, max_tokens, samples, rounds, as_json)
+    else:
+        from openbook.answer.committee import Together
+
+        sampling = Sampling(temperature or 0.0, seed=seed)
+        _write(Together(seats, question.strip(), read, cast("How", TOGETHER[how]), sampling, max_tokens), as_json)
 
 
 def seats_of(config: Config, named: list[str]) -> list[Seat]:
     """The members, each model loaded once."""
-    from openbook.answer.committee import Seat
-    from openbook.cli.models import here
+    from openbook.answer.seats import Seat
 
     if not 1 <= len(named) <= MOST:
         raise Fault(f"a committee of {len(named)}; give --member from 1 to {MOST} times")
-    models: dict[str, LanguageModel] = {}
+    models: dict[str, LanguageModel | Remote] = {}
     seats: list[Seat] = []
     for each in named:
         name, _, told = each.partition("=")
         if name not in models:
-            models[name] = options.model_of(config, here(name))
-        short = Path(name).stem or name
-        count = sum(seat.name.split("#")[0] == short for seat in seats)
-        seats.append(Seat(short if not count else f"{short}#{count + 1}", models[name], told or None))
+            models[name] = _model(config, name)
+        short = (name.partition("#")[2] if "://" in name else Path(name).stem) or name
+        count = sum(seat.name.split("~")[0] == short for seat in seats)
+        seats.append(Seat(short if not count else f"{short}~{count + 1}", models[name], told or None))
     return seats
 
 
+def _model(config: Config, name: str) -> LanguageModel | Remote:
+    if "://" in name:
+        from openbook.lm.remote import Remote
+
+        return Remote.named(name, os.environ.get(KEY) or None)
+    from openbook.cli.models import here
+
+    return options.model_of(config, here(name))
+
+
 def _passages(config: Config, docs: Path | None, question: str, count: int) -> tuple[Passage, ...]:
-    from openbook.answer.committee import Passage
+    from openbook.answer.seats import Passage
     from openbook.book.retrieve import find
     from openbook.mix.reading import passage_text
     from openbook.mix.settings import Settings
@@ -112,6 +144,60 @@ def _passages(config: Config, docs: Path | None, question: str, count: int) -> t
 def _place(hit: Any) -> str:
     passage = hit.passage
     return f"{passage.document}, page {passage.page}" if passage.page else f"{passage.document}:{passage.line}"
+
+
+def _deliberate(
+    seats: list[Seat],
+    question: str,
+    read: tuple[Passage, ...],
+    how: str,
+    sampling: Sampling,
+    max_tokens: int,
+    samples: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Whole answers, and the one that is chosen."""
+    from openbook.answer.deliberation import Deliberation, least_risk, vote
+
+    asked = Deliberation(seats, question, [passage.text for passage in read], sampling, max_tokens)
+    said = asked.debate(rounds) if how == "debate" else asked.draw(samples)
+    chosen = (vote if how == "vote" else least_risk)(said)
+    facts = asked.to_dict(how, chosen)
+    if as_json:
+        print_json(facts)
+        return
+    console = out()
+    _show_answers(console, facts, [seat.name for seat in seats])
+    for passage in read:
+        console.print(_dim(f"    {passage.id}  {one_line(passage.place)}"), soft_wrap=True)
+    cost = facts["cost"]
+    console.print(_dim(f"chosen by {how}; {cost['read']:,} tokens read, {cost['written']:,} written"), soft_wrap=True)
+
+
+def _show_answers(console: Console, facts: dict[str, Any], names: list[str]) -> None:
+    from rich.style import Style
+    from rich.text import Text
+
+    from openbook.answer import palette
+    from openbook.answer.page.reading import clean
+    from openbook.answer.terminal import is_plain
+
+    console.print(Text(clean(facts["answer"]) or "Nobody answered."), soft_wrap=True)
+    console.print()
+    for answer in facts["answers"]:
+        i = names.index(answer["member"])
+        line = Text(f"{i + 1:>2}  ", Style() if is_plain(console) else Style(color=palette.hue(i).either, bold=True))
+        line.append(f"{one_line(answer['member'])[:20]:<20}")
+        if facts["how"] == "debate":
+            line.append(f" round {answer['round'] + 1} ", "dim")
+        console.print(line.append(one_line(answer["text"])[:160], "dim"), soft_wrap=True)
+
+
+def _dim(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, "dim")
 
 
 def _write(together: Together, as_json: bool) -> None:
@@ -165,11 +251,13 @@ def _under(console: Console, together: Together) -> None:
             line.append(f"  told: {one_line(seat.system)[:60]}", "dim")
         console.print(line, soft_wrap=True)
     for passage in together.passages:
-        console.print(Text(f"    {passage.id}  {one_line(passage.place)}", "dim"), soft_wrap=True)
+        console.print(_dim(f"    {passage.id}  {one_line(passage.place)}"), soft_wrap=True)
     if together.pieces:
         bits = facts["bits"]
         said = (
             f"{bits['mixture']:.1f} bits by {facts['how']}; the best row alone ({bits['best']}) "
             f"{bits['members'][bits['best']]:.1f}, at most {bits['allowed']:.1f} are possible"
         )
-        console.print(Text(said, "dim"), soft_wrap=True)
+        if (untold := facts["untold"]) > 0.0005:
+            said += f"; up to {untold:.1%} of a word's probability is what a server did not tell"
+        console.print(_dim(said), soft_wrap=True)

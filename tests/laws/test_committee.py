@@ -13,7 +13,8 @@ from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Pieces
 from tokenizers.models import BPE
 
-from openbook.answer.committee import CLOSED, Passage, Seat, Together, write_together
+from openbook.answer.committee import Together, write_together
+from openbook.answer.seats import CLOSED, Passage, Seat
 from openbook.errors import Fault
 from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.decoder import Decoder

@@ -59,10 +59,10 @@ class Tokens(Protocol):
         What may follow those that read, in their order.
         """
 
-    def again(self, text: bytes) -> tuple[Next, float] | None:
+    def again(self, text: bytes) -> tuple[Next, float | None] | None:
         """Begin anew with one row that holds this text in the tokenizer's own tokens, and log p of those tokens.
 
-        None where it cannot.
+        log p is None where nobody tells: then what is unknown is taken for it. None where it cannot.
         """
 
 
@@ -205,6 +205,9 @@ class Bytewise:
             node = None if node is None else next_.trie.child(node, byte)
         self._cut(np.array([live.log_mass for live in self._live]))
         self._live = []
+        if log_w is None:
+            log_w, self._log_unknown = self._log_unknown, -np.inf
+            self._cut(np.array([log_w + next_.log_rest]))
         if node is not None:
             log_mass = _known(next_) if not rest else next_.trie.log_inner(node, next_.log_p_V)
             self._live = [Live(next_, log_w, node, log_w + log_mass)]
