@@ -10,7 +10,7 @@ import typer
 from openbook.cli import options
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
-from openbook.cli.output import out, print_json, progress_bar
+from openbook.cli.output import out, print_json, progress_bar, remark
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from openbook.measure.beside import Beside
+    from openbook.measure.evidence import Outcome
     from openbook.measure.evidence_table import Row, Table
     from openbook.measure.grounding import Bin
+    from openbook.mix.reading import Reader
 
 EPILOG = "Example:  openbook eval evidence squad-dev-1.1-open.json.gz --questions 50 --beside context-cite"
 RIVAL = "context-cite"
@@ -86,10 +89,32 @@ def evidence(
     if not any(outcomes):
         raise Fault(f"none of {len(asked)} questions was answered from more than one passage; ask others with --skip")
     made = table(outcomes, reader)
+    theirs = _beside(name, reader, [one for one in outcomes if one and one.one_prompt]) if beside else None
     if as_json:
-        print_json(made)
-    else:
-        _show(made)
+        print_json(made if theirs is None else {**made, "beside": theirs})
+        return
+    _show(made)
+    if theirs is not None:
+        _show_beside(theirs)
+
+
+def _beside(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> Beside:
+    """The package, on the questions that were also explained as one prompt."""
+    import torch
+
+    from openbook.lm.weights.checkpoint import open_checkpoint
+    from openbook.measure.beside import context_cite
+
+    if not outcomes:
+        raise Fault(f"{RIVAL} explains one prompt of all passages; let --one-prompt be 1 or more")
+    checkpoint, threads = open_checkpoint(Path(name)), torch.get_num_threads()
+    with progress_bar() as progress:
+
+        def done(count: int) -> None:
+            if progress is not None:
+                progress(count, len(outcomes), f"questions, {RIVAL}")
+
+        return context_cite(outcomes, checkpoint, reader.settings, threads, remark, done)
 
 
 def _show(made: Table) -> None:
@@ -108,11 +133,26 @@ def _show(made: Table) -> None:
     )
     if made["one_prompt"]:
         _grid(console, "one prompt of all passages", made["one_prompt"], made["in_one_prompt"])
-    for name, row in made["one_prompt"].items():
-        if row["passes"]:
-            console.print(f"{name}: {row['passes']:.0f} passes, {row['tokens']:,.0f} tokens a question", markup=False)
+        _costs(console, made["one_prompt"])
     _bins(console, "tokens and passages", made["calibration"])
     _bins(console, "of tokens with at least one bit", made["calibration_added"])
+
+
+def _show_beside(theirs: Beside) -> None:
+    console = out()
+    _grid(console, f"the package {RIVAL}, one prompt of its own", theirs["rows"], theirs["questions"])
+    console.print(f"{theirs['engine']}; it asked for {theirs['asked']:.0f} passes a question", markup=False)
+    _costs(console, theirs["rows"])
+    console.print(f"its coefficients and ours of its ablations differ by {theirs['solver_difference']:.1e} at most")
+    for words in theirs["failed"]:
+        console.print(f"not explained: {words}", markup=False)
+
+
+def _costs(console: Console, rows: Mapping[str, Row]) -> None:
+    for name, row in rows.items():
+        if row["passes"]:
+            cost = f"{row['passes']:.0f} different prompts, {row['tokens']:,.0f} tokens a question"
+            console.print(f"{name}: {cost}", markup=False)
 
 
 def _grid(console: Console, title: str, rows: Mapping[str, Row], questions: int) -> None:

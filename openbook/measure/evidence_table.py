@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -49,10 +49,9 @@ class Table(TypedDict):
     one_prompt: dict[str, Row]
     calibration: list[Bin]
     calibration_added: list[Bin]
-    beside: dict[str, Any]
 
 
-def table(outcomes: Sequence[Outcome | None], reader: Reader, beside: dict[str, Any] | None = None) -> Table:
+def table(outcomes: Sequence[Outcome | None], reader: Reader) -> Table:
     """The outcomes, with what is needed to make them again. At least one question was answered."""
     made = [outcome for outcome in outcomes if outcome is not None]
     together = [outcome.one_prompt for outcome in made if outcome.one_prompt is not None]
@@ -77,7 +76,6 @@ def table(outcomes: Sequence[Outcome | None], reader: Reader, beside: dict[str, 
         one_prompt=rows([one.judged for one in together], [one.took for one in together]),
         calibration=words.bins(),
         calibration_added=words.bins(ADDED),
-        beside=beside or {},
     )
 
 

@@ -156,3 +156,4 @@ LLAMA_CPP = Environment(
 )
 TRANSFORMERS = Environment("transformers", ("transformers", "torch"))
 SENTENCES = Environment("sentence-transformers", ("sentence-transformers", "torch"))
+CONTEXT_CITE = Environment("context-cite", ("context-cite", "torch", "transformers"))
