@@ -149,6 +149,11 @@ def resolve(book: Path, ref: Ref) -> int:
     return number
 
 
+def gone(book: Path, version: int) -> bool:
+    """Whether a version was cleaned up or forgotten."""
+    return not path_of(book, version).exists()
+
+
 def tag(book: Path, name: str, ref: Ref | None = None) -> int:
     """Name a version (else the live one), for good; a tagged version is never cleaned up. Returns its number."""
     if not _NAME.fullmatch(name):

@@ -237,7 +237,7 @@ def why(
     ] = None,
     replay: Annotated[
         bool,
-        typer.Option("--replay", metavar="", help="Ask again at the answer's version: is it the same, token for token?"),
+        typer.Option("--replay", metavar="", help="Ask again at the answer's version: is it the same?"),
     ] = False,
     as_json: options.AsJson = False,
     html: options.Html = None,

@@ -77,6 +77,7 @@ def find(
     query: Annotated[str, typer.Argument(help="What to look for, in words or as a question.")],
     book: options.Book = None,
     docs: options.Docs = None,
+    at: options.At = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many passages.")] = 5,
     as_json: options.AsJson = False,
 ) -> None:
@@ -84,14 +85,14 @@ def find(
     config = options.configure(book=book)
     if not query.strip():
         raise Fault("the query is empty; say what to look for")
-    opened, embedder = open_for(config, docs)
+    opened, embedder = open_for(config, docs, at)
     from openbook.book.documents import tidy
     from openbook.book.retrieve import find as search
 
     hits = search(opened, tidy(query), k, embedder)
     if as_json:
-        at = {"path": str(opened.path), "version": opened.version}
-        print_json({"query": query, "book": at, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
+        seen = {"path": str(opened.path), "version": opened.version}
+        print_json({"query": query, "book": seen, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
     else:
         show(hits)
 
@@ -106,8 +107,10 @@ def encoder(config: Config) -> Embedder:
     return load_encoder(name)
 
 
-def check_there(config: Config, docs: Path | None) -> None:
+def check_there(config: Config, docs: Path | None, at: str | None = None) -> None:
     """Raise `Fault` where the book or the documents a command means are not there: before anything slow is done."""
+    if docs is not None and at is not None:
+        raise Fault("--docs brings a book up to date, --at looks at an old version; give one of them")
     if docs is not None and not docs.expanduser().exists():
         raise Fault(f"{docs} does not exist; --docs takes a folder or a file of documents")
     if docs is None and not config.book.expanduser().exists():
@@ -117,14 +120,14 @@ def check_there(config: Config, docs: Path | None) -> None:
         )
 
 
-def open_for(config: Config, docs: Path | None) -> tuple[Book, Embedder]:
+def open_for(config: Config, docs: Path | None, at: str | None = None) -> tuple[Book, Embedder]:
     """The book a command means, and its encoder: the one made of `docs` and brought up to date, else the one set."""
     from openbook.book.store import open_book
 
-    check_there(config, docs)
+    check_there(config, docs, at)
     if docs is not None:
         return _of_documents(config, docs)
-    book = open_book(config.book, create=False)
+    book = open_book(config.book, create=False, at=at)
     return book, encoder(config)
 
 

@@ -20,6 +20,9 @@ Docs = Annotated[
     Path | None,
     typer.Option("--docs", "-d", metavar="PATH", help="A folder or file: make or refresh a book for it, and use that."),
 ]
+At = Annotated[
+    str | None, typer.Option("--at", metavar="VERSION", help="The book as it was at a version or tag; else as it is.")
+]
 Precision = Annotated[
     str | None, typer.Option(metavar="KIND", help="auto, bf16, fp32 or int8; else auto.", rich_help_panel=MODEL)
 ]
