@@ -36,7 +36,6 @@ class CrossEncoder:
         self.name, self._classifier, self.device = classifier.name, classifier.classifier, classifier.device
         self._pieces: WordPieces = classifier.pieces
         self._pieces.no_padding()
-        self._pieces.enable_truncation(classifier.max_tokens, strategy="only_second")
         self.max_tokens = classifier.max_tokens
         self._vocabulary = self._add_segment()
 
@@ -58,9 +57,12 @@ class CrossEncoder:
         Raises `Fault` for a query that leaves no room for a text.
         """
         query = well_formed(query)
-        if texts and len(self._pieces.encode(query).ids) > self.max_tokens // 2:
+        self._pieces.no_truncation()
+        asked = self._pieces.encode(query[: self.max_tokens * 32], add_special_tokens=False)
+        if texts and len(asked.ids) > self.max_tokens // 2:
             raise Fault(f"the question is too long for {self.name}, which reads {self.max_tokens} tokens; shorten it")
         pairs = [(query, well_formed(text[: self.max_tokens * 32])) for text in texts]
+        self._pieces.enable_truncation(self.max_tokens, strategy="only_second")
         encodings = self._pieces.encode_batch(pairs)
         ids = [
             [token + self._vocabulary * (segment == 1) for token, segment in zip(e.ids, e.type_ids, strict=True)]

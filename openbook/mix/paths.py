@@ -114,7 +114,7 @@ def _near(book: Book, passages: Sequence[Passage]) -> list[Passage]:
         return list(passages)
     reach = 2 * MAX_CHARS
     ranges = [
-        f'(document IN ({quoted([p.document])}) AND "end" >= {p.start - reach} AND start <= {p.end + reach})'
+        f'(document IN ({quoted([p.document])}) AND `end` >= {p.start - reach} AND start <= {p.end + reach})'
         for p in passages
     ]
     with faults(book.path):
