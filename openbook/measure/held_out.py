@@ -1,43 +1,52 @@
-"""Whether a book holds the text that is to be foretold: figures would then tell of copying, not of foretelling."""
+"""What of a text a book already says word for word: of that, figures tell of copying, not of foretelling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
-from openbook.book.embedder import Embedder
-from openbook.book.retrieve import find
+import numpy as np
+import numpy.typing as npt
+
 from openbook.book.store import Book
+from openbook.lm.tokenizer import Tokenizer
 
-PLACES, SPAN = 48, 80
-"""Places that are looked up, of all texts together, and characters of each."""
-SUSPECT = 0.2
-"""Share from which the texts are to be taken as held: what two documents both say (a licence, a table) stays below."""
+WORDS = 13
+"""A run of so many words is a copy (Brown 2020, arXiv 2005.14165, appendix C); shorter ones people write anew."""
+_WORD = re.compile(r"\w+")
 
-
-def share_held(book: Book, texts: Sequence[str], encoder: Embedder | None = None) -> float:
-    """The part of places, spread evenly over the texts, whose words stand in a passage of the book as they are.
-
-    White space apart. A passage that ends within a place hides it, so a book that holds a text whole gives a little
-    less than 1.
-    """
-    spans = list(_spans(texts))
-    found = sum(_holds(book, span, encoder) for span in spans)
-    return found / len(spans) if spans else 0.0
+Mask = npt.NDArray[np.bool_]
 
 
-def _spans(texts: Sequence[str]) -> Iterator[str]:
-    """Characters at even distances, white space as one blank each; none of a text too short for one."""
-    plain = [" ".join(text.split()) for text in texts]
-    total = sum(map(len, plain))
-    for text in plain:
-        count = max(1, round(PLACES * len(text) / total)) if len(text) >= SPAN else 0
-        for i in range(count):
-            start = (len(text) - SPAN) * (2 * i + 1) // (2 * count)
-            yield text[start : start + SPAN]
+class Said:
+    """The runs of 13 words in a book's documents; letter case, punctuation and white space apart."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._runs = {run for text in texts for run, _, _ in _runs(text)}
+
+    @classmethod
+    def by(cls, book: Book | None) -> Said:
+        """All that a book's documents say; nothing without one."""
+        return cls([] if book is None else [book.text(document.name) for document in book.documents()])
+
+    def copied(self, text: str, tokens: Sequence[int], tokenizer: Tokenizer) -> Mask:
+        """Which of the text's tokens, from its first on, lie in a run of words that a document has too."""
+        ends = [*accumulate((len(tokenizer.token_bytes(token)) for token in tokens), initial=0)]
+        bytes_ = [*accumulate((len(character.encode("utf-8", "replace")) for character in text), initial=0)]
+        copied = np.zeros(bytes_[-1] + 1, dtype=bool)
+        for run, start, stop in _runs(text):
+            if run in self._runs:
+                copied[bytes_[start] : bytes_[stop]] = True
+        return np.array(
+            [bool(copied[start : max(stop, start + 1)].any()) for start, stop in pairwise(ends)], dtype=bool
+        )
 
 
-def _holds(book: Book, span: str, encoder: Embedder | None) -> bool:
-    if not book.count:
-        return False
-    hits = find(book, span, 3, encoder, by="bm25")
-    return any(span in " ".join(hit.passage.text.split()) for hit in hits)
+def _runs(text: str) -> list[tuple[int, int, int]]:
+    """Each run of 13 words: its hash within this process, and its span of characters."""
+    found = [(match[0].casefold(), match.start(), match.end()) for match in _WORD.finditer(text)]
+    return [
+        (hash(tuple(word for word, _, _ in found[i : i + WORDS])), found[i][1], found[i + WORDS - 1][2])
+        for i in range(len(found) - WORDS + 1)
+    ]

@@ -36,6 +36,7 @@ from openbook.errors import Fault
 from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
+from openbook.measure.held_out import Mask, Said
 from openbook.mix.mixing import normalisers
 from openbook.mix.settings import Settings
 from openbook.mix.sources.retrieved import opening
@@ -184,13 +185,16 @@ class Figures(TypedDict):
     """Of one way: perplexity a token; bits a byte of text, which compares models of different tokenizers too.
 
     `against` is the perplexity over that of the first way; `error` the standard error of its logarithm, windows being
-    drawn together for both.
+    drawn together for both. `new` and `new_against` are the same over the tokens that the book does not say word for
+    word (`openbook.measure.held_out`); None where it says all.
     """
 
     perplexity: float
     bits_per_byte: float
     against: float
     error: float
+    new: float | None
+    new_against: float | None
     seconds: float
 
 
@@ -200,8 +204,14 @@ class Measured:
 
     tokens: int = 0
     bytes: int = 0
+    copied: list[Mask] = field(default_factory=list)
     log_p: dict[str, list[Array]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def share_copied(self) -> float:
+        """The part of the tokens that lie in what the book says word for word."""
+        return float(np.concatenate(self.copied).mean())
 
     def figures(self) -> dict[str, Figures]:
         """What comes of it, in the order the ways were run."""
@@ -215,11 +225,15 @@ class Measured:
         # A ratio of two means (log p gained, tokens) over windows: its error to first order.
         rest = sums - counts * sums.sum() / counts.sum()
         error = math.sqrt(float(rest @ rest) * len(rest) / max(len(rest) - 1, 1)) / counts.sum()
+        new = ~np.concatenate(self.copied)
+        one, other = (float(np.concatenate(list(parts))[new].mean()) if new.any() else 0.0 for parts in (log_p, first))
         return Figures(
             perplexity=math.exp(nats / self.tokens),
             bits_per_byte=nats / math.log(2) / self.bytes,
             against=math.exp(float(sums.sum()) / self.tokens),
             error=error,
+            new=math.exp(-one) if new.any() else None,
+            new_against=math.exp(other - one) if new.any() else None,
             seconds=seconds,
         )
 
@@ -246,11 +260,16 @@ def measure(
         raise Fault(f"windows of {length} tokens do not fit this model's context of {room}; take shorter ones")
     tokenizer = subject.model.tokenizer
     encoded = [tokenizer.encode(text)[: None if tokens is None else tokens + 1] for text in texts]
-    cut = [window for text in encoded for window in windows(text, length, overlap)]
+    cut_each = [windows(text, length, overlap) for text in encoded]
+    cut = [window for of_text in cut_each for window in of_text]
     if not cut:
         raise Fault("the texts are too short: at least two tokens are needed to foretell one")
     made = Measured(sum(window.count for window in cut))
     made.bytes = sum(len(tokenizer.token_bytes(token)) for text in encoded for token in text[1:])
+    said = Said.by(subject.book)
+    for text, ids, of_text in zip(texts, encoded, cut_each, strict=True):
+        copied_T = said.copied(text, ids, tokenizer)
+        made.copied += [copied_T[window.first : window.stop] for window in of_text]
     for name, way in chosen:
         began = time.perf_counter()
         made.log_p[name] = []

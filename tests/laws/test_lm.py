@@ -12,10 +12,11 @@ from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
 from openbook.errors import Fault
 from openbook.measure import lm
-from openbook.measure.held_out import share_held
+from openbook.measure.held_out import Said
 from openbook.measure.lm import Row, Subject, measure, score, ways, windows
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune must want a wife. "
+GOES_ON = "However little known the feelings of such a man may be on his first entering a neighbourhood."
 
 
 @given(st.integers(0, 200), st.integers(2, 40), st.data())
@@ -99,12 +100,36 @@ def test_what_cannot_be_measured_is_said(tiny_model):
         measure(Subject(tiny_model), [TEXT], chosen, length=5000)
 
 
-def test_a_book_that_holds_the_text_is_told_from_one_that_holds_another(tmp_path):
-    words = [f"word{i} and {chr(97 + i % 26) * (i % 7 + 1)}" for i in range(900)]
-    (tmp_path / "held.txt").write_text(". ".join(words[:600]), encoding="utf-8")
+def test_what_the_book_says_word_for_word_is_told_from_what_it_does_not(tmp_path, tiny_model):
+    words = [f"wörd{i} {chr(97 + i % 26) * (i % 7 + 1)}" for i in range(200)]
+    (tmp_path / "held.txt").write_text(". ".join(words[:100]), encoding="utf-8")
     book = open_book(tmp_path / "held.book")
     book.add(tmp_path / "held.txt", encoder=HashedWords())
-    assert share_held(book, [". ".join(words[100:500])], HashedWords()) > 0.6
-    assert share_held(book, [". ".join(words[600:])], HashedWords()) == 0
-    assert share_held(book, ["short"], HashedWords()) == 0
-    assert share_held(open_book(tmp_path / "empty.book"), [". ".join(words)], HashedWords()) == 0
+    text = " - ".join([*words[150:160], *words[40:60], *words[160:170]]).upper()
+    encode = tiny_model.tokenizer.encode
+    copied_T = Said.by(book).copied(text, encode(text), tiny_model.tokenizer)
+    start = len(encode(text[: text.index(words[40].upper())]))
+    stop = len(encode(text[: text.index(words[59].upper()) + len(words[59])]))
+    assert copied_T.tolist() == [start <= i < stop for i in range(len(copied_T))]
+    assert not Said.by(None).copied(text, encode(text), tiny_model.tokenizer).any()
+    assert not Said.by(book).copied(" ".join(words[40:46]), encode("x" * 9), tiny_model.tokenizer).any()
+
+
+def test_figures_tell_copied_tokens_from_new_ones(tmp_path, tiny_model):
+    (tmp_path / "held.txt").write_text(TEXT, encoding="utf-8")
+    book = open_book(tmp_path / "held.book")
+    book.add(tmp_path / "held.txt", encoder=HashedWords())
+
+    def better_where_copied(subject, cut):
+        said = Said.by(subject.book).copied(TEXT + GOES_ON, subject.model.tokenizer.encode(TEXT + GOES_ON), tokenizer)
+        for window, log_p_T in zip(cut, ways(False)["model alone"](subject, cut), strict=True):
+            yield log_p_T + said[window.first : window.stop]
+
+    tokenizer = tiny_model.tokenizer
+    chosen = [("model alone", ways(False)["model alone"]), ("better", better_where_copied)]
+    made = measure(Subject(tiny_model, book), [TEXT + GOES_ON], chosen, length=64, overlap=32)
+    copied = len(TEXT.rstrip(". ")) - 1
+    assert made.share_copied == pytest.approx(copied / made.tokens)
+    figures = made.figures()
+    assert figures["better"]["against"] == pytest.approx(math.exp(-copied / made.tokens))
+    assert figures["better"]["new_against"] == pytest.approx(1.0) and figures["model alone"]["new_against"] == 1.0

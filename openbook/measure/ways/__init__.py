@@ -1,5 +1,5 @@
 """The ways of foretelling text that come with openbook; importing this registers them, the first being the rod."""
 
-from openbook.measure.ways import alone, ralm  # isort: skip_file  (the order of the tables)
+from openbook.measure.ways import alone, ralm, knn  # isort: skip_file  (the order of the tables)
 
-__all__ = ["alone", "ralm"]
+__all__ = ["alone", "knn", "ralm"]

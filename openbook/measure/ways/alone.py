@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 from openbook.measure.lm import ROWS, Row, Subject, Window, lm_way, score
 from openbook.mix.weights import Array
 
+PASSAGE = 256
+
 
 @lm_way("model alone")
-def alone(subject: Subject, windows: Sequence[Window]) -> Iterator[Array]:
-    """Each window from its first token on, a few windows at once."""
+def alone(subject: Subject, windows: Sequence[Window], more: int = 0) -> Iterator[Array]:
+    """Each window from its first token on, a few windows at once; `more` tokens before it are read too."""
     for at in range(0, len(windows), ROWS):
-        rows = [Row([*subject.opening, *window.tokens], window.count) for window in windows[at : at + ROWS]]
+        group = windows[at : at + ROWS]
+        texts = [window.text[max(0, window.start - more) : window.stop] for window in group]
+        rows = [Row([*subject.opening, *text], window.count) for text, window in zip(texts, group, strict=True)]
         yield from score(subject.runner, rows)
+
+
+@lm_way("alone-256-more", usual=False)
+def longer(subject: Subject, windows: Sequence[Window]) -> Iterator[Array]:
+    """The model alone with as much more of the text before it as a passage takes at most: the same cost, no book."""
+    return alone(subject, windows, PASSAGE)
