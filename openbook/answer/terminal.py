@@ -55,6 +55,14 @@ def show(answer: Mapping[str, Any], console: Console) -> None:
     _rest(reading, console)
 
 
+def _inked(reading: Reading, console: Console) -> Text:
+    """The answer's text in its ink, with its signs."""
+    plain, text = is_plain(console), Text()
+    for piece in reading.pieces:
+        text.append(piece.lead).append(_word(piece, plain)).append(_signs(piece.citations, console))
+    return text
+
+
 def _word(piece: Piece, plain: bool) -> Text:
     """A word in its ink; one that nothing carries is reversed in colour, or stands in braces."""
     if not piece.doubted:
@@ -219,6 +227,8 @@ def _not_answered(reading: Reading, above: bool = False) -> Text:
 
 def _rest(reading: Reading, console: Console, quote: bool = False) -> None:
     """What stands under the text: sources, cited passages, caveat, facts. `quote` repeats what each citation is for."""
+    for other in reading.others:
+        _print(console, Text("or: ", "dim").append(_inked(other, console)))
     for source in reading.sources:
         for line in _lines_of(source, reading.share(source), console):
             line.rstrip()

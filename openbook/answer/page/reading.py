@@ -143,7 +143,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Reading:
-    """The whole answer, ready to show. `weighed`: nothing was written, so a source's share is its weight."""
+    """The whole answer, ready to show. `weighed`: nothing was written, so a source's share is its weight.
+
+    `others`: the other answers to the question.
+    """
 
     question: str
     text: str
@@ -155,6 +158,7 @@ class Reading:
     facts: tuple[tuple[str, str], ...]
     bits: float | None = field(default=None)
     judged: tuple[Judged, ...] = ()
+    others: tuple[Reading, ...] = ()
     certified: str = ""
 
     def share(self, source: Source) -> float | None:
@@ -187,6 +191,7 @@ def read(answer: Mapping[str, Any]) -> Reading:
         bits=sum(known) if known else None,
         judged=judged,
         certified=_certified(answer, tokens),
+        others=tuple(read({**other, "others": ()}) for other in _rows(answer.get("others"))),
     )
 
 
