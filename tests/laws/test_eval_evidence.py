@@ -9,19 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from openbook.book.embedder import HashedWords
 from openbook.cli.app import app
+from openbook.errors import Fault
+from openbook.measure import beside
 from openbook.measure.ablation import Ablations, draw, lasso, logit, surrogate
 from openbook.measure.evidence import SCORES, answer, judge, measure, necessity, responsibility
 from openbook.measure.evidence_table import table
 from openbook.measure.grounding import Calibration, Owed, owed, words, words_of_tokens
 from openbook.measure.leaving_out import Apart, Together
 from openbook.measure.ranks import kendall, order, pairs_in_order, ranks, spearman, top_agrees
+from openbook.measure.speed.environments import Environment
 from openbook.measure.squad import Squad, book_of, read_squad
+from openbook.mix.prompt import Prompt
 from openbook.mix.reading import Reader, passage_text
 from openbook.mix.settings import Settings
 from openbook.mix.sources.branches import Branch
@@ -111,6 +115,7 @@ def test_the_surrogate_is_the_least_by_brute_force(data, passages, count, alpha)
 
 
 @given(st.integers(1, 6), st.lists(st.floats(-4, 4), min_size=6, max_size=6), st.integers(1, 40))
+@settings(max_examples=20)
 def test_a_logit_that_is_linear_is_found_again_up_to_its_penalty(passages, slopes, tokens):
     """256 ablations of a linear thing: each coefficient shrinks by no more than the penalty can."""
     true_P = np.array(slopes[:passages]) * tokens
@@ -238,6 +243,70 @@ def test_the_whole_of_it_on_a_small_file(squad, tiny_model):
     assert made["one_prompt"]["ContextCite, 8"]["passes"] <= 8 and made["one_prompt"]["by chance"]["passes"] == 0
     assert sum(bin["tokens"] for bin in made["calibration"]) == sum(len(o.words) for o in outcomes if o)
     json.dumps(made, allow_nan=False)
+
+
+class Package:
+    """Stands in for the package's process: it explains what can be computed without it, and fails where told to."""
+
+    def __init__(self, script, environment, threads):
+        self.closed = False
+
+    def call(self, name, *, cases, counts, **given):
+        assert name == "open" and "{context}" in given["prompt"] and "{query}" in given["prompt"]
+        self.cases, self.counts = iter(cases), counts
+        return {"engine": "none"}
+
+    def run(self):
+        case = next(self.cases)
+        if case["question"] == "Comet?":
+            raise Fault("IndexError: an answer without a word")
+        count = len(case["passages"])
+        masks = draw(max(self.counts), count)
+        value = Ablations(count, 5, lambda some: -np.exp(-(some @ np.arange(count))) - 0.1)
+        scores = {str(n): value.context_cite(n).tolist() for n in self.counts}
+        return {
+            "value": 1.0, "scores": scores, "masks": masks.tolist(), "length": 5, "asked": 256,
+            "logits": logit(value.log_p(masks)).tolist(), "lost": value.leave_one_out().tolist(),
+            "passes": dict.fromkeys(scores, value.run), "tokens": dict.fromkeys(scores, 10),
+            "drops": {n: [value.drop([count - 1])] for n in scores},
+        }  # fmt: skip
+
+    def close(self):
+        self.closed = True
+
+
+def beside_of(squad, model, monkeypatch, package):
+    reader = reader_of(squad, model)
+    asked = [*squad.sample(2), replace(squad.questions[0], text="Comet?")]
+    outcomes = [one for one in measure(reader, asked, (8,)) if one]
+    monkeypatch.setattr(beside, "Worker", package)
+    monkeypatch.setattr(beside, "as_folder", lambda checkpoint, tell: Path("nowhere"))
+    monkeypatch.setattr(Environment, "install", lambda self, tell: None)
+    return beside.context_cite(outcomes, None, reader.settings, 1, lambda words: None, lambda count: None)
+
+
+def test_the_package_is_judged_as_we_are_and_its_failures_are_told(squad, tiny_model, monkeypatch):
+    made = beside_of(squad, tiny_model, monkeypatch, Package)
+    assert made["questions"] == 2 and made["asked"] == 256 and "Comet?" in made["failed"][0]
+    assert made["solver_difference"] < 1e-9
+    row = made["rows"]["context-cite, 256"]
+    assert row["top"] == 100.0 and row["tokens"] == 10 and row["spearman"] > 0.8
+    json.dumps(made, allow_nan=False)
+
+
+def test_a_package_that_draws_otherwise_is_not_compared(squad, tiny_model, monkeypatch):
+    class Other(Package):
+        def run(self):
+            ran = super().run()
+            return {**ran, "masks": ran["masks"][::-1]}
+
+    with pytest.raises(Fault, match="draws other ablations"):
+        beside_of(squad, tiny_model, monkeypatch, Other)
+
+
+def test_the_prompt_of_the_package_is_ours_with_its_places():
+    filled = beside.one_prompt(Prompt("Read {this}.", "\n\nQuestion:", " {x}")).format(context="C {a}", query="Q")
+    assert filled == "Read {this}.\n\nC {a}\n\nQuestion: Q {x}"
 
 
 def test_responsibility_is_the_mean_over_tokens(squad, tiny_model):

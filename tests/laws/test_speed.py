@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from openbook.errors import Fault
 from openbook.measure.speed.entrants import Entrant, Outcome, Race, Ratio, Row, Spread
-from openbook.measure.speed.environments import LLAMA_CPP, RECORD, SENTENCES, TRANSFORMERS, Environment
+from openbook.measure.speed.environments import CONTEXT_CITE, LLAMA_CPP, RECORD, SENTENCES, TRANSFORMERS, Environment
 from openbook.measure.speed.files import Shape, random_llama, weight_bytes, write_gguf
 from openbook.measure.speed.material import Material, agreement
 from openbook.measure.speed.process import Worker, busy_program, surroundings
@@ -313,7 +313,7 @@ def test_what_is_compiled_needs_a_compiler(own_home: Path, monkeypatch: pytest.M
         LLAMA_CPP.install(lambda words: None)
 
 
-@pytest.mark.parametrize("rival", [LLAMA_CPP, TRANSFORMERS, SENTENCES], ids=lambda e: e.name)
+@pytest.mark.parametrize("rival", [LLAMA_CPP, TRANSFORMERS, SENTENCES, CONTEXT_CITE], ids=lambda e: e.name)
 def test_every_version_is_pinned_and_the_folder_carries_the_rivals(rival: Environment, own_home: Path) -> None:
     lines = [line for line in rival.pins.read_text().splitlines() if not line.startswith("#")]
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
@@ -324,7 +324,7 @@ def test_every_version_is_pinned_and_the_folder_carries_the_rivals(rival: Enviro
 
 def test_rivals_run_on_our_torch_and_transformers() -> None:
     ours = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    for rival in (TRANSFORMERS, SENTENCES):
+    for rival in (TRANSFORMERS, SENTENCES, CONTEXT_CITE):
         pins = dict(line.split("==") for line in rival.pins.read_text().splitlines() if "==" in line)
         assert {name: pins[name] for name in ("torch", "transformers", "numpy")} == {
             name: ours[name] for name in ("torch", "transformers", "numpy")

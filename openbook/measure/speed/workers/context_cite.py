@@ -23,6 +23,7 @@ nltk.download = lambda *names, **how: True  # it fetches a splitter of sentences
 import context_cite.utils  # noqa: E402
 from context_cite.context_citer import ContextCiter  # noqa: E402
 from context_cite.context_partitioner import BaseContextPartitioner  # noqa: E402
+from context_cite.solver import LassoRegression  # noqa: E402
 
 context_cite.utils.tqdm = lambda batches: batches  # no bars within the bench's own
 
@@ -40,6 +41,14 @@ def open(
     torch.set_num_threads(threads)
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     return Explained(loaded.eval(), AutoTokenizer.from_pretrained(model), prompt, cases, counts, longest, deepest)
+
+
+def by_itself(count: int, passages: int, log_odds: Sequence[Sequence[float]], tokens: int) -> dict[str, Any]:
+    """The package's parts alone: its choices, the answer's logit from its tokens', the coefficients of its solver."""
+    masks = [context_cite.utils._create_mask(passages, 0.5, seed) for seed in range(count)]
+    logits = context_cite.utils.aggregate_logit_probs(np.array(log_odds))
+    weights, _ = LassoRegression().fit(np.array(masks), logits, tokens)
+    return {"masks": np.array(masks).tolist(), "logits": logits.tolist(), "scores": weights.tolist()}
 
 
 class Passages(BaseContextPartitioner):  # type: ignore[misc]
