@@ -4,7 +4,10 @@ The arithmetic is that of an answer (`openbook.mix.evidence`), on a text that is
 sentence is a mixture of the passages found for it and the closed book, whose weights learn within it. A *word* is the
 sum of its tokens. A word that says something is unsupported where neither the book nor the model foretells it:
 
-    support(w) = bits(w) + PATIENCE · log2 p_mix(w) < LEAST          bits = log2 p_mix − log2 p_closed
+    support(w) = bits(w) + PATIENCE · log2 p_mix(w) < LEAST  and  −log2 p_mix(w) > SURPRISE
+
+with bits = log2 p_mix − log2 p_closed.
+What a sentence begins with nobody can foretell: of its first word's want of support only the share FIRST counts.
 
 Shapes: S sources, T tokens of a sentence.
 """
@@ -39,8 +42,11 @@ Verdict = Literal["supported", "partly", "unsupported", "common knowledge"]
 
 LONGEST = 100_000
 """Characters of a text that is checked at once."""
-LEAST, PATIENCE = -4.0, 0.5
-"""The line below which a word is unsupported, and what its own improbability counts; fitted in docs/check.md."""
+LEAST, PATIENCE, FIRST, SURPRISE = -2.0, 0.25, 0.5, 6.0
+"""The line below which a word is unsupported, what its improbability counts, and a sentence's first word; bits up to
+which nothing is a surprise. Fitted in docs/check.md."""
+ENOUGH = 5.0
+"""Bits by which the book must make a sentence likelier to have said it; else the model says it anyway."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,18 @@ class Word:
     span: Span
     bits: float
     log2_p: float
+    first: bool = False
 
     @property
     def support(self) -> float:
         """How far the book, or the model, foretells it."""
-        return self.bits + PATIENCE * self.log2_p
+        support = self.bits + PATIENCE * self.log2_p
+        return support * FIRST if self.first and support < 0 else support
+
+    @property
+    def unsupported(self) -> bool:
+        """Whether neither foretells it."""
+        return self.support < LEAST and -self.log2_p > SURPRISE
 
 
 @dataclass(frozen=True)
@@ -174,16 +187,13 @@ class Judged:
 
     def sentence(self, names: Mapping[str, str]) -> Sentence:
         """The verdict."""
-        gained = float(_gained(self.evidence)[:-1].sum())
-        doubted = [word for word in self.words if word.support < LEAST]
-        carried = [word for word in self.words if word.support >= LEAST and word.bits >= LEAST_BITS]
-        verdict: Verdict = "supported"
+        bits = float((self.evidence.bits_T if self.evidence.bits_T is not None else np.zeros(1)).sum())
+        doubted = [word for word in self.words if word.unsupported]
+        carried = [word for word in self.words if word.bits >= LEAST_BITS and not word.unsupported]
+        verdict: Verdict = "supported" if bits >= ENOUGH else "common knowledge"
         if doubted:
             verdict = "partly" if len(carried) > len(doubted) else "unsupported"
-        elif gained < LEAST_BITS or not carried:
-            verdict = "common knowledge"
         source = names[self.hits[0].passage.id] if self.hits else None
-        bits = float((self.evidence.bits_T if self.evidence.bits_T is not None else np.zeros(1)).sum())
         return Sentence(self.span, verdict, source, bits, tuple(_joined(self.words)), self.words)
 
     def citation(self, given: Given, names: Mapping[str, str], sources: Mapping[str, Source]) -> Citation | None:
@@ -225,14 +235,14 @@ def _words(read: SentenceRead, given: Given, evidence: Evidence) -> Iterator[Wor
         inside_T = (begins >= start + word.start) & (begins < start + word.end)
         if says_something(word) and inside_T.any():
             log2_p = float(evidence.log_mix_T[inside_T].sum() / np.log(2))
-            yield Word((start + word.start, start + word.end), float(bits_T[inside_T].sum()), log2_p)
+            yield Word((start + word.start, start + word.end), float(bits_T[inside_T].sum()), log2_p, word.start == 0)
 
 
 def _joined(said: Sequence[Word]) -> Iterator[Span]:
     """Runs of unsupported words with no other word that says something between them."""
     run: list[Word] = []
     for word in [*said, None]:
-        if word is not None and word.support < LEAST:
+        if word is not None and word.unsupported:
             run.append(word)
         elif run:
             yield run[0].span[0], run[-1].span[1]
@@ -290,4 +300,4 @@ def _tokens(given: Given, judged: Sequence[Judged], names: Mapping[str, str]) ->
 
 def _settings(settings: Settings) -> dict[str, Any]:
     names = ("persistence", "passages", "prior_temperature", "closed_share", "cap")
-    return {**{name: getattr(settings, name) for name in names}, "least_support": LEAST, "patience": PATIENCE}
+    return {**{name: getattr(settings, name) for name in names}, "least_support": LEAST, "surprise": SURPRISE}

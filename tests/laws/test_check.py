@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openbook.answer import given as given_text
-from openbook.answer.check import LEAST, LONGEST, check
+from openbook.answer.check import LONGEST, check
 from openbook.answer.given import NEUTRAL, STRETCH, Given, read_given
 from openbook.answer.html import render_html
 from openbook.answer.page.reading import read
@@ -101,7 +101,7 @@ def test_a_check_adds_up(reader, question):
     assert sum(source["bits"] for source in facts["sources"]) == pytest.approx(whole, abs=1e-3)
     assert sum(token["bits"] for token in facts["tokens"]) == pytest.approx(whole, abs=1e-3)
     for sentence in made.sentences:
-        doubted = [word for word in sentence.words if word.support < LEAST]
+        doubted = [word for word in sentence.words if word.unsupported]
         assert bool(sentence.unsupported) == bool(doubted) == (sentence.verdict in ("partly", "unsupported"))
         for word in doubted:
             assert any(a <= word.span[0] and word.span[1] <= b for a, b in sentence.unsupported)
