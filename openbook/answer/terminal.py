@@ -235,7 +235,7 @@ def _rest(reading: Reading, console: Console, quote: bool = False) -> None:
             console.print(line, soft_wrap=True)
     if reading.sources:
         console.print()
-    cited = [source for source in reading.sources if source.cited]
+    cited = [source for source in reading.sources if source.cited or (source.passage and source.key == "knn")]
     nearest = [source for source in reading.sources if source.passage][: 1 if reading.abstained else 0]
     for source in cited or nearest:
         _passage(source, reading, console, quote)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from openbook.answer.page.remembered import remembered
 from openbook.answer.palette import level
 
 Span = tuple[int, int]
@@ -175,8 +176,8 @@ def read(answer: Mapping[str, Any]) -> Reading:
     """The reading of an answer's dict."""
     raw = text_of(answer.get("answer"))
     cited = _rows(answer.get("citations"))
-    sources = _sources(_rows(answer.get("sources")), cited)
     tokens = _rows(answer.get("tokens"))
+    sources = _sources(_rows(answer.get("sources")), cited, tokens)
     judged, doubts = _judged(raw, _rows(answer.get("sentences")), sources)
     known = [bits for token in tokens if (bits := number(token.get("bits"))) is not None]
     return Reading(
@@ -229,7 +230,9 @@ def _span(value: object, length: int, least: int = 0) -> Span | None:
     return start, end
 
 
-def _sources(rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]]) -> tuple[Source, ...]:
+def _sources(
+    rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]], tokens: list[Mapping[str, Any]]
+) -> tuple[Source, ...]:
     sources: list[Source] = []
     count = 0
     for index, row in enumerate(rows):
@@ -248,13 +251,18 @@ def _sources(rows: list[Mapping[str, Any]], cited: list[Mapping[str, Any]]) -> t
                 name=(not own and name) or _KINDS.get(kind) or clean(key),
                 place=f"page {page:.0f}" if page is not None else f"line {line:.0f}" if line is not None else "",
                 heading=clean(text_of(row.get("heading"))).strip(),
-                passage=tuple(_passages(row, key, cited)),
+                passage=tuple(_passages(row, key, cited) if kind != "neighbours" else _remembered(tokens, key)),
                 members=members,
                 **{name: number(row.get(name)) for name in ("prior", "refined", "responsibility", "bits")},
                 **{name: number(row.get(name)) for name in ("necessity", "sufficiency")},
             )
         )
     return tuple(sources)
+
+
+def _remembered(tokens: list[Mapping[str, Any]], key: str) -> Iterator[Mark]:
+    """In place of a passage: where the book has the words that its neighbours carried."""
+    yield from (Mark(clean(line) + "\n") for line in remembered(tokens, key))
 
 
 def _members(row: Mapping[str, Any]) -> tuple[tuple[str, float | None], ...]:
