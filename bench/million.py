@@ -248,14 +248,23 @@ def read(path: Path, vectors: Vectors, finds: int) -> dict[str, Any]:
 
 
 def used(path: Path, vectors: Vectors, finds: int) -> dict[str, Any]:
-    """Going to the version before and back, each followed by its first `find`; the book gains those versions."""
+    """Going back and forth between two versions, one document apart, each time with the first `find` after."""
     asked, encoder = questions(1, read_head(path).passages)[0], Asked(vectors.held_NM)
     book = open_book(path)
+    before = book.version
+    with writing(path):
+        writer = Writer(path, book.manifest)
+        batch = next(batches(Words(), book.count, book.count + A_DOCUMENT))
+        writer.commit(batch, vectors.rows(book.count, book.count + A_DOCUMENT), NAME, WIDTH)
+        start = time.perf_counter()
+        after = writer.tend().version
+        tended = (time.perf_counter() - start) * 1e3
     going, finding = [], []
-    for _ in range(finds):
-        going += timed(book.use, [book.version - 1])
+    for at in [before, after] * (finds // 4):
+        going += timed(book.use, [at])
         finding += timed(lambda q: find(book, q, encoder=encoder), [asked])
-    return {"use": spread(going), "find after use": spread(finding)}
+    book.use(before)
+    return {"tend_after_a_document_ms": round(tended, 1), "use": spread(going), "find after use": spread(finding)}
 
 
 def recall(path: Path, vectors: Vectors, finds: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ DOCUMENTS, PASSAGES = "documents.lance", "passages.lance"
 INDEX_CACHE, METADATA_CACHE = 768 << 20, 64 << 20
 """Bytes of indices and of what describes files that a reader keeps: Lance would keep 6 GiB and 1 GiB."""
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
-COMPACT_ABOVE = 64
-"""Small fragments (one a commit) above which `tend` joins them."""
+COMPACT_ABOVE = 32
+"""Small fragments (one a commit) above which `tend` joins them. Words of 17,000 passages without index take 0.6 s."""
 ROWS = {DOCUMENTS: 4_096, PASSAGES: 32_768}
 """Rows from which a fragment is not small: each is written again once or twice, however long the table grows."""
 

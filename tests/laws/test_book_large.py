@@ -131,6 +131,21 @@ def test_many_small_adds_make_few_segments_that_hold_all_rows(tmp_path: Path) ->
         assert find(book, text(number), k=1, encoder=ENCODER, by="dense")[0].passage.document == f"{number}.txt"
 
 
+def test_expunged_rows_are_in_no_index(tmp_path: Path) -> None:
+    before = write(tmp_path, range(400))
+    with writing(tmp_path):
+        Writer(tmp_path, before.manifest).expunge([f"{number:032x}" for number in range(0, 400, 7)])
+    book = open_book(tmp_path)
+    files = {segment.uuid for index in before.passages_table.describe_indices() for segment in index.segments}
+    kept = {segment.uuid for index in book.passages_table.describe_indices() for segment in index.segments}
+    assert names(book) == {indices.WORDS, dense.INDEX}
+    assert not files & kept
+    assert {each for sizes in indices.segments(book.passages_table).values() for each in sizes} == {book.count}
+    for by in ("dense", "bm25"):
+        assert find(book, text(8), k=1, encoder=ENCODER, by=by)[0].passage.document == "8.txt"
+        assert find(book, text(7), k=1, encoder=ENCODER, by=by)[0].passage.document != "7.txt"
+
+
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=60))
 def test_segments_are_few_and_a_row_is_seldom_indexed_again(adds: list[int]) -> None:
     sizes: list[int] = []
