@@ -3,9 +3,9 @@
     python bench/check.py ../shared/data/squad-dev-half/squad-dev-1.1-open.json.gz --skip 700 --questions 40
 
 Of each question whose answer is a number or a name: the sentence of the paragraph that holds it; the same with another
-answer of the same kind in its place, of the same paragraph if there is one, else of the same article. *Copied* sentences
-are the paragraph's own, *told* ones the question put as a statement ("Who led X?" → "Y led X."), *short* ones the answer
-alone under its question.
+answer of the same kind in its place, of the same paragraph if there is one, else of the same article. *Copied*
+sentences are the paragraph's own, *told* ones the question put as a statement ("Who led X?" → "Y led X."), *short*
+ones the answer alone under its question.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from openbook.lm.model import load_model
 from openbook.measure.squad import Question, Squad, book_of, read_squad
 from openbook.mix.reading import Reader
 
-WHO = re.compile(
-    r"^(?:Who|What|Which \w+) ((?!(?:did|do|does|were|was|is|are|has|have|had|can|could|will|would|should) )[a-z]+ .*)\?$"
-)
+HELPING = "did|do|does|were|was|is|are|has|have|had|can|could|will|would|should"
+WHO = re.compile(rf"^(?:Who|What|Which \w+) ((?!(?:{HELPING}) )[a-z]+ .*)\?$")
 KINDS = ("copied", "told", "short")
 
 
@@ -100,9 +99,8 @@ def main() -> None:
         right, wrong = np.array(scores[name]).reshape(-1, 2).T
         if len(right):
             alarms, found = (100 * np.array(flagged[name]).mean(0)).tolist()
-            print(
-                f"{name:<7} {len(right):3} pairs  AUC {auc(right, wrong):.3f}  found {found:.0f} %  false {alarms:.0f} %"
-            )
+            told = f"AUC {auc(right, wrong):.3f}  found {found:.0f} %  false {alarms:.0f} %"
+            print(f"{name:<7} {len(right):3} pairs  {told}")
     print(f"right words called unsupported: {100 * np.mean(false_words):.1f} % of {len(false_words)}")
 
 
