@@ -79,6 +79,7 @@ class Together:
         if len(set(names)) < len(names):
             raise Fault(f"two members have one name: {', '.join(names)}; give each its own")
         self.pieces: list[Piece] = []
+        self.sources: list[Source] = []
         self.reason: Reason | None = None
         self.bytewise = self.how == "bytes" or (self.how == "auto" and not self._one_vocabulary())
         passages: list[Passage | None] = [*self.passages] or [None]
@@ -144,6 +145,13 @@ class Together:
         """The answer, without the white space around it."""
         return "".join(piece.text for piece in self.pieces).strip()
 
+    def cost(self) -> dict[str, int]:
+        """Tokens that models ran: those of prompts, and those of the answer in every row (of a server: requests)."""
+        bytewise = [source.bytewise.tokens for source in self.sources if isinstance(source, BytewiseMember)]
+        batches = [source for source in self.sources if isinstance(source, Members)]
+        read = sum(rows.read for rows in bytewise) + sum(batch.read for batch in batches)
+        return {"read": read, "written": sum(rows.written for rows in bytewise) + sum(b.written for b in batches)}
+
     def bounds(self) -> list[tuple[float, float]]:
         """Of every piece (`Piece.bounds`)."""
         return [piece.bounds for piece in self.pieces]
@@ -173,6 +181,7 @@ class Together:
             "ended": self.reason,
             "members": self._members(),
             "bits": self.bits(),
+            "cost": self.cost(),
             "untold": max((float(np.exp(high) - np.exp(low)) for low, high in self.bounds()), default=0.0),
             "tokens": self._tokens(),
         }

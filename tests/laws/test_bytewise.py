@@ -21,7 +21,7 @@ SPELLINGS = st.lists(st.binary(min_size=1, max_size=3).map(lambda b: bytes(ALPHA
 class Chains:
     """A token model with memory: what follows depends on the last token, and is drawn. Rows hold their whole text."""
 
-    merges = False
+    merges, read, written = False, 0, 0
 
     def __init__(self, spellings, seed, sharp=1.0, rest=0.0):
         self.spellings, self.trie = spellings, Trie(spellings)

@@ -24,14 +24,15 @@ class _Row(NamedTuple):
 
 
 class AskedRows:
-    """See `openbook.lm.decoding.bytewise.Tokens`: a server going on from a prompt. `requests` were made."""
+    """See `openbook.lm.decoding.bytewise.Tokens`: a server going on from a prompt. `read` counts nothing: a server does not say; `written` are
+    the requests, a token each."""
 
     merges = True
 
     def __init__(self, remote: Remote, prompt: str) -> None:
         self._remote, self._prompt = remote, prompt
         self._rows: list[_Row] = []
-        self.requests = 0
+        self.read = self.written = 0
 
     def first(self) -> Next:
         next_, row = self._ask(b"")
@@ -60,7 +61,7 @@ class AskedRows:
         except UnicodeDecodeError:  # within a character: no text can ask
             told = Told({}, -math.inf, 0.0)
         else:
-            self.requests += 1
+            self.written += 1
             told = self._remote.told(self._prompt + said)
         spelled = list(told.tokens) or [b"\0"]
         trie = Trie(spelled)

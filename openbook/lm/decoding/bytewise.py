@@ -46,9 +46,14 @@ class Next(NamedTuple):
 
 
 class Tokens(Protocol):
-    """Rows that read whole tokens. `merges`: a row is known by its text alone, so those of equal text are one."""
+    """Rows that read whole tokens. `merges`: a row is known by its text alone, so those of equal text are one.
+
+    What it took so far: tokens of prompts `read`, and tokens of texts (`written`).
+    """
 
     merges: bool
+    read: int
+    written: int
 
     def first(self) -> Next:
         """What may follow where the text begins: of one row."""
@@ -79,13 +84,14 @@ class Live:
 class Bytewise:
     """The distribution of the next byte, and its state under the bytes read so far.
 
-    `log_lower` and `log_upper` bound log P of what was read; `unknown` is the share of the mass that is guessed.
+    `log_lower` and `log_upper` bound log P of what was read; `unknown` is the share of the mass that is guessed;
+    `tokens` are the rows that read.
     """
 
     def __init__(self, tokens: Tokens, *, width: int = 16, least: float = 1e-5) -> None:
         if width < 1 or not 0 <= least < 1:
             raise Fault(f"{width} tokenisations of a share of {least} or more; give 1 or more, and from 0 to below 1")
-        self._tokens, self._width, self._least = tokens, width, least
+        self.tokens, self._width, self._least = tokens, width, least
         self._text = bytearray()
         first = tokens.first()
         self._live = [Live(first, 0.0, first.trie.root, _known(first))]
@@ -150,7 +156,7 @@ class Bytewise:
             if (log_inner := trie.log_inner(node, log_p_V)) > -np.inf:
                 going.append((row, replace(live, node=node, log_mass=live.log_w + log_inner)))
         self._log_unknown += EVEN
-        if self._tokens.merges and ended:
+        if self.tokens.merges and ended:
             ended = [(*ended[0][:2], float(np.logaddexp.reduce([log_w for _, _, log_w in ended])))]
         self._go_on(going, [e for e in ended if e[2] > -np.inf])
 
@@ -164,7 +170,7 @@ class Bytewise:
         found: list[Next] = []
         if stay or read:
             parents = [*(row for row, _ in stay), *(row for row, _, _ in read)]
-            found = self._tokens.follow(parents, [*(None for _ in stay), *(token for _, token, _ in read)])
+            found = self.tokens.follow(parents, [*(None for _ in stay), *(token for _, token, _ in read)])
         self._live = [live for _, live in stay]
         for next_, (_, _, log_w) in zip(found, read, strict=True):
             self._live.append(Live(next_, log_w, next_.trie.root, log_w + _known(next_)))
@@ -196,7 +202,7 @@ class Bytewise:
                 break
             except UnicodeDecodeError as error:  # a character that is not whole is spelled by the trie
                 rest, text = text[error.start :] + rest, text[: error.start]
-        found = self._tokens.again(text)
+        found = self.tokens.again(text)
         if found is None:
             return
         next_, log_w = found

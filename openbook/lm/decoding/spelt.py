@@ -57,7 +57,7 @@ class Spelt:
 class TokenRows:
     """See `openbook.lm.decoding.bytewise.Tokens`: a model going on from the tokens of a prompt, `room` bytes at most.
 
-    `steps` and `count` are the forwards after the prompt and the tokens that they read.
+    `read` tokens came first, `written` tokens of live tokenisations since, in `steps` forwards.
     """
 
     merges = False
@@ -73,7 +73,7 @@ class TokenRows:
             )
         self._runner, self._tokenizer, self._spelt = model.runner, model.tokenizer, model.spelt
         self._prompt, self._room = list(prompt), room
-        self.steps = self.count = 0
+        self.read, self.written, self.steps = len(self._prompt), 0, 0
 
     def first(self) -> Next:
         return self._spelt.next(self._begin())
@@ -102,7 +102,7 @@ class TokenRows:
             torch.from_numpy(tokens_N)[:, None], self._cache, positions_BT=positions_N[:, None]
         )
         self.steps += 1
-        self.count += len(reading)
+        self.written += len(reading)
         return [self._spelt.next(scores_N1V[n, 0]) for n in reading]
 
     def again(self, text: bytes) -> tuple[Next, float] | None:
@@ -117,5 +117,5 @@ class TokenRows:
             for token, row in zip(chunk, [scores_V, *scores_TV], strict=False):
                 log_p += float(self._spelt.next(row).log_p_V[where[token]])
             scores_V = scores_TV[-1]
-        self.count += len(tokens)
+        self.read += len(self._prompt) + len(tokens)
         return self._spelt.next(scores_V), log_p

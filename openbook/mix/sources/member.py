@@ -30,6 +30,8 @@ WIDTH, LEAST = 8, 1e-4
 class Members:
     """One model under S prompts of any lengths, a row of one batch each; `limit` tokens may follow.
 
+    `read` tokens of prompts and `written` tokens of rows have gone through the model.
+
     `width` cuts scores to a vocabulary that several models share (`common_vocabulary`): rows that no token spells.
     """
 
@@ -45,6 +47,7 @@ class Members:
         if len(prompts) != len(labels):
             raise ValueError(f"{len(prompts)} prompts for {len(labels)} labels")
         self.labels = tuple(labels)
+        self.read, self.written = sum(map(len, prompts)), 0
         self._text = Text(model.runner, prompts, limit)
         self._width = width
 
@@ -53,12 +56,14 @@ class Members:
 
     def step(self, token: int) -> Tensor:
         rows = range(len(self.labels))
+        self.written += len(rows)
         return self._text.step(rows, [token for _ in rows])[:, : self._width]
 
     def step_beams(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """`[N, S, V]` (`openbook.mix.beam.Forking`)."""
         count = len(self.labels)
         rows = [parent * count + s for parent in parents for s in range(count)]
+        self.written += len(rows)
         scores_RV = self._text.step(rows, [token for token in tokens for _ in range(count)])
         return scores_RV[:, : self._width].reshape(len(tokens), count, -1)
 
