@@ -4,12 +4,14 @@ ContextCite (Cohen-Wang et al. 2024, arXiv 2409.00729) leaves each passage out w
 sparse linear model to the logit of the answer's probability; its coefficients are the passages' scores. This is that
 method, for whatever can say an answer's probability under some of its passages.
 
-Shapes: N ablations, P passages; a mask is True where the passage stays. Logs are natural.
+Shapes: N ablations, P passages, O orders of them, K of them there; a mask is True where a passage stays. Logs are
+natural.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ KEPT = 0.5
 """The chance of a passage to stay (§3 of the paper)."""
 ALPHA = 0.01
 """The penalty of the package `context-cite`, on the logit a token of the answer."""
+ORDERS = 120
 SWEEPS, CONVERGED = 10_000, 1e-12
 CERTAIN = -1e-12
 """No answer is surer: the logit of probability 1 is no number."""
@@ -63,6 +66,18 @@ class Ablations:
         log_p = self.log_p(masks)
         lost_P: Array = log_p[0] - log_p[1:]
         return lost_P
+
+    def shapley(self) -> Array:
+        """`[P]`: what each passage adds to log p(answer) when it comes, in the mean over the orders in which passages
+        can come (Shapley 1953); of more than five, over `ORDERS` drawn ones. They sum to what all add to none.
+        """
+        P, chance = self.passages, np.random.default_rng(self.passages)
+        orders = list(permutations(range(P))) if P <= 5 else [chance.permutation(P) for _ in range(ORDERS)]
+        place_OP = np.argsort(orders, axis=1)
+        masks_OKP = place_OP[:, None] < np.arange(P + 1)[:, None]
+        log_p_OK = self.log_p(masks_OKP.reshape(-1, P)).reshape(len(orders), P + 1)
+        added_P: Array = np.take_along_axis(np.diff(log_p_OK, axis=1), place_OP, axis=1).mean(axis=0)
+        return added_P
 
     def context_cite(self, count: int) -> Array:
         """ContextCite's scores `[P]` from that many random ablations."""

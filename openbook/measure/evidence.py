@@ -116,6 +116,12 @@ def sufficiency(answered: Answered) -> Array:
     return answered.evidence.sufficiency_S[: len(answered.hits)]
 
 
+@score("Shapley value")
+def shapley(answered: Answered) -> Array:
+    """What the passage adds in the mean over all orders: for nothing, since any choice of passages is arithmetic."""
+    return answered.ablations.shapley()
+
+
 @score("refined prior")
 def believed(answered: Answered) -> Array:
     """Retrieval's prior, refined by the question."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,21 @@ def test_a_choice_is_run_once_however_often_it_is_asked_for():
     assert ablations.leave_one_out().tolist() == [-1.0] * 3
     assert ablations.drop([0, 2]) == -2.0
     assert len(ran) == len(set(ran)) == ablations.run <= 8
+
+
+@given(st.integers(1, 7), st.integers(0, 99))
+@settings(max_examples=30)
+def test_shapley_values_by_brute_force_and_what_all_add_shared_out(passages, seed):
+    """By the formula over subsets where all orders are taken; the sum is right in any case."""
+    value = dict(enumerate(np.random.default_rng(seed).normal(size=1 << passages).tolist()))
+    bits = 1 << np.arange(passages)
+    found = Ablations(passages, 1, lambda masks: np.array([value[int(m @ bits)] for m in masks])).shapley()
+    assert found.sum() == pytest.approx(value[(1 << passages) - 1] - value[0])
+    for p in range(passages if passages <= 5 else 0):
+        others = [n for n in value if not n >> p & 1]
+        ways = [math.factorial(n.bit_count()) * math.factorial(passages - n.bit_count() - 1) for n in others]
+        gains = [value[n | 1 << p] - value[n] for n in others]
+        assert found[p] == pytest.approx(np.dot(ways, gains) / math.factorial(passages))
 
 
 @given(NUMBERS, st.data())
