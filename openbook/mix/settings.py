@@ -94,6 +94,8 @@ class Settings:
             raise Fault("a robust answer needs persistence 0, beta 0, one beam and no temperature; leave those out")
         if self.robust is not None and (self.constraint or self.sampling.repetition_penalty != 1):
             raise Fault("a robust answer is what the passages say; no constraint or repetition penalty can be held to")
+        if self.robust is not None and self.paths != "single":
+            raise Fault("a bad passage could be in several paths at once; a robust answer has one passage a branch")
         check_lambda(self.lambda_knn)
         if self.lambda_knn and self.beams is not None:
             raise Fault("neighbours do not go along with beams; ask with lambda_knn 0 or with one beam")
