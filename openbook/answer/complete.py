@@ -43,6 +43,8 @@ from openbook.mix.sources.retrieved import Lookup, Retrieval, Retrieved, asking
 from openbook.mix.weights import Array, log_prior
 
 CLOSED = CLOSED_BOOK.label.id
+OTHERS = ("answers", "beams", "lambda_knn", "paths", "rerank", "robust")
+"""Settings of several passages or of other sources: not passed over in silence."""
 
 
 class Placed(NamedTuple):
@@ -90,7 +92,7 @@ def complete(
 
     Of the settings those of writing count: `sampling`, `max_tokens`, `stop`, `constraint`, `cut_repeats`.
     `closed_share` is the weight of the text alone beside the text after the passage. Raises `Fault` for an empty text,
-    or beams.
+    and for settings of several passages or other sources (`OTHERS`).
     """
     model = model or load_model()
     if kept is None and book is not None:
@@ -106,7 +108,7 @@ def ask_again(
     """Answer a question from one passage at a time, looked up anew while the answer is written.
 
     With the question and the answer's last tokens; by the prompt, and from the kept passages, of `ask`. Withheld where
-    `ask` withholds, by its reading of the question. Raises `Fault` for beams.
+    `ask` withholds, by its reading of the question. Raises `Fault` as `complete`.
     """
     settings = reader.settings
     if settings.margin is not None:
@@ -145,8 +147,9 @@ class Completion:
     begun: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.settings.beams is not None:
-            raise Fault("a text is gone on with token by token, not with beams; leave them out")
+        for name in OTHERS:
+            if getattr(self.settings, name) != getattr(Settings(), name):
+                raise Fault(f"{name} has no meaning where one passage at a time is read, token by token; leave it out")
         log_prior(np.zeros(1), self.closed_share)  # refuses what is no share
 
     def stream(self, text: str) -> Generator[Token, None, Answer]:

@@ -172,13 +172,9 @@ def again(reader: Reader, question: str, stride: int, show: bool) -> Answer:
     from openbook.answer.terminal import Stream
     from openbook.book.documents import tidy
     from openbook.mix.prompt import PASSAGE_TOKENS
-    from openbook.mix.settings import Settings
     from openbook.mix.sources.retrieved import Retrieval
 
-    settings, usual = reader.settings, Settings()
-    for name in ("answers", "beams", "hops", "lambda_knn", "paths", "rerank", "robust"):
-        if getattr(settings, name, None) != getattr(usual, name, None):
-            raise Fault(f"--stride reads one passage at a time, so {name} has no meaning with it; give one of the two")
+    settings = reader.settings
     retrieval = Retrieval(stride, by="fused", rerank=settings.passages, passage_tokens=PASSAGE_TOKENS)
     console = out()
     live = Stream(console, _colours(settings.max_tokens, stride)) if show and console.is_terminal else None

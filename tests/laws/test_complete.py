@@ -109,7 +109,7 @@ def test_it_ends_where_it_is_told_to(tiny_model, book):
 
 
 def test_what_cannot_be_is_refused(tiny_model, book):
-    with pytest.raises(Fault, match="beams"):
+    with pytest.raises(Fault, match="beams has no meaning"):
         told(tiny_model, book, settings=Settings(beams=Beams(2)))
     with pytest.raises(Fault, match="share"):
         told(tiny_model, book, closed_share=1.5)
