@@ -28,7 +28,7 @@ from openbook.mix.prompt import Framing
 from openbook.mix.reading import Reader
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label, Tap
-from openbook.mix.sources.neighbours import FAR, Knn, NeighboursSource, adapted, log_p_of
+from openbook.mix.sources.neighbours import Knn, NeighboursSource, adapted, log_p_of
 
 KNN = Label("knn", "neighbours")
 
@@ -78,7 +78,7 @@ def test_the_share_falls_with_the_distance_and_is_none_when_all_is_far(distances
     d = np.sort(np.array(distances))
     share = adapted(d)
     assert ((share >= 0) & (share < 1)).all() and (np.diff(share) <= 0).all()
-    assert (share[d >= FAR] == 0).all() and adapted([1e9]) == 0 and adapted([0.0]) > 0.5
+    assert (share[d >= 1] == 0).all() and adapted([1e9]) == 0 and adapted([0.0]) > 0.5
 
 
 class Drawn:

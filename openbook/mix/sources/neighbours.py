@@ -33,20 +33,19 @@ NEAREST = 64
 """k: with exact distances more change little, and each costs a look at its key."""
 TEMPERATURE = 0.1
 """T, in the keys' total variance."""
-MOST, NEAR, SLOPE = 0.9, 0.45, 10.0
-"""λ_t = MOST · σ(SLOPE · (NEAR − d₁)), d₁ the nearest distance in the keys' total variance (docs/knn-lm.md)."""
-FAR = 1.0
-"""From this d₁ on λ_t is 0: two keys that have nothing to do with each other are twice the variance apart."""
+MOST = 0.95
+"""λ_t = MOST · (1 − d₁)² where d₁, the nearest distance in the keys' total variance, is below 1 (docs/knn-lm.md)."""
 SHOWN = 4
 """Neighbours of a token that are kept to be shown: those that spoke loudest for it."""
 
 
 def adapted(d1_Q: npt.ArrayLike) -> Array:
-    """λ of queries whose nearest key is so far, in the keys' total variance: falling, and 0 from `FAR` on."""
-    d1 = np.asarray(d1_Q, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        share: Array = np.where(d1 < FAR, MOST / (1 + np.exp(-SLOPE * (NEAR - d1))), 0.0)
-    return share
+    """λ of queries whose nearest key is so far, in the keys' total variance: falling, and 0 from 1 on.
+
+    Two keys that have nothing to do with each other are twice the variance apart, a key and the mean of all once.
+    """
+    near: Array = np.maximum(1 - np.asarray(d1_Q, dtype=np.float64), 0)
+    return MOST * near * near
 
 
 class Near(NamedTuple):
