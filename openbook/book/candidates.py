@@ -7,8 +7,7 @@ Shapes: N rows, M width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,23 +25,13 @@ LEAST = 50
 """Candidates each search brings at least: fusing needs more than what is shown."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A passage that was found, not read yet: its `row` in the table, its id, and its vector."""
-
-    row: int
-    id: str
-    vector_M: Vector
-
-
-def candidates(table: lance.LanceDataset, rows: Iterable[int]) -> list[Candidate]:
-    """The candidates at some rows, in their order, each once."""
-    wanted = list(dict.fromkeys(rows))
-    if not wanted:
-        return []
-    found = _rows(table, wanted, ["id", "vector"])
-    vectors_NM = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(found), -1)
-    return [Candidate(*each) for each in zip(wanted, found["id"].to_pylist(), vectors_NM, strict=True)]
+def vectors(table: lance.LanceDataset, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The vectors at some rows, in their order: `[N, M]`."""
+    if not rows:
+        return np.zeros((0, 0), np.float32)
+    column = _rows(table, rows, ["vector"])["vector"].combine_chunks()
+    vectors_NM: npt.NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+    return vectors_NM
 
 
 def passages(table: lance.LanceDataset, rows: Sequence[int]) -> list[Passage]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openbook.book import dense, lexical
-from openbook.book.candidates import LEAST, Vector, candidates, passages
+from openbook.book.candidates import LEAST, Vector, passages, vectors
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault, faults
@@ -133,12 +133,16 @@ def _embed(query: str, encoder: Embedder) -> Vector:
 def _best(
     book: Book, k: int, query_M: Vector, lexical_of: Mapping[int, float], rows: Iterable[int], share: float
 ) -> list[Hit]:
-    """The `k` best of the candidates by `share · cosine + (1 − share) · BM25 / max BM25`; only these are read."""
+    """The `k` best of some rows, and what ties with them, by `share · cosine + (1 − share) · BM25 / max BM25`."""
+    wanted = list(dict.fromkeys(rows))
     highest = max(lexical_of.values(), default=0.0) or 1.0
-    scored = []
-    for candidate in candidates(book.passages_table, rows):
-        cosine, words = float(candidate.vector_M @ query_M), lexical_of.get(candidate.row, 0.0)
-        scored.append((-(share * cosine + (1 - share) * words / highest), candidate.id, candidate.row, cosine, words))
-    best = sorted(scored)[:k]
-    read = passages(book.passages_table, [row for _, _, row, _, _ in best])
-    return [Hit(p, -minus, cosine, words) for p, (minus, _, _, cosine, words) in zip(read, best, strict=True)]
+    dense_of = {
+        row: float(v_M @ query_M) for row, v_M in zip(wanted, vectors(book.passages_table, wanted), strict=True)
+    }
+    score_of = {
+        row: share * cosine + (1 - share) * lexical_of.get(row, 0.0) / highest for row, cosine in dense_of.items()
+    }
+    least = min(sorted(score_of.values(), reverse=True)[:k], default=0.0)
+    best = [row for row, score in score_of.items() if score >= least]
+    read = passages(book.passages_table, best)
+    return [Hit(p, score_of[r], dense_of[r], lexical_of.get(r, 0.0)) for p, r in zip(read, best, strict=True)]
