@@ -123,9 +123,14 @@ class Book:
         if self._lease is not None:
             self._lease.close()  # it would hold what was live until now
         try:
-            return versions.prune(self.path, keep, wait)
+            pruned = versions.prune(self.path, keep, wait)
         finally:
             self._see()
+        if (self.path / "neighbours").exists():
+            from openbook.book.neighbours import contents, retain
+
+            retain(self.path, set().union(*(contents(Book(self.path, n)) for n in versions.apart(self.path))))
+        return pruned
 
     def forget(self, *documents: str, tags: bool = False, wait: Wait = True) -> Forgotten:
         """Remove documents, by name, path or id, from every file of the book; see `openbook.book.forget`.

@@ -250,6 +250,11 @@ def prune(book: Path, keep: int, wait: Wait = True) -> Pruned:
         return Pruned(removed, tuple(n for n in going if n not in removed), clean(book))
 
 
+def apart(book: Path) -> list[int]:
+    """Versions that hold different documents from each other: one for each table of documents."""
+    return sorted({manifest.documents_table: manifest.version for manifest in _live(book)}.values())
+
+
 def drop_all(book: Path, going: Collection[int]) -> None:
     """Remove these versions and the names they have, also versions that readers look at."""
     with _tagging(book):

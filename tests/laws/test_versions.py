@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openbook.book import BookFault, find, open_book
+from openbook.book import BookFault, find, manifest, open_book
 from openbook.book.embedder import HashedWords
 from openbook.book.manifest import writing
 from openbook.book.store import Book
@@ -149,6 +149,56 @@ def test_clean_up_after_going_back_gives_the_space_back(book: Book) -> None:
     held = b"".join(file.read_bytes() for file in data)
     assert b"mill" not in held
     assert len(names(open_book(book.path))) == 3
+
+
+def test_clean_up_keeps_the_neighbours_of_what_stays(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[set[tuple[str, str]]] = []
+    (book.path / "neighbours").mkdir()
+    monkeypatch.setattr("openbook.book.neighbours.retain", lambda path, documents: kept.append(documents))
+    book.prune(1)
+    book.untag("first")
+    book.prune(1)
+    assert [len(documents) for documents in kept] == [5, 3]  # one changed, one gone, one new
+
+
+def test_whatever_counts_was_brought_to_the_disk(tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and folder that a version needs, before HEAD names it: Lance itself never calls fsync."""
+    synced: set[str] = set()
+    fsync, publish = os.fsync, manifest.publish
+
+    def record(handle: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    def check(path: Path, fresh: manifest.Manifest) -> None:
+        there = [p for p in path.rglob("*.lance/**/*") if p.name != "latest_version_hint.json"]
+        missing = {str(p) for p in there if not p.is_dir() or any(p.iterdir())} - synced
+        assert missing == set()
+        publish(path, fresh)
+        assert {str(path / "HEAD.new"), str(path), str(path / "versions")} <= synced
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(os, "fsync", record)
+    for module in ("writer", "versions"):
+        monkeypatch.setattr(f"openbook.book.{module}.publish", check)
+    book = open_book(tmp_path / "synced")
+    book.add(notes, encoder=ENCODER)
+    assert str(tmp_path) in synced  # the name of the book itself
+    (notes / "owl.md").write_text("# owl\n\nAn owl has eyes.\n")
+    book.add(notes, encoder=ENCODER)
+    book.use(2)
+    book.forget("notes/owl.md")
+
+
+def test_the_hint_of_lance_may_be_lost(book: Book, notes: Path) -> None:
+    """The one file that is written in place and not synced: torn or old, nothing depends on it."""
+    for text in ("", "{", '{"version":1}'):
+        for path in book.path.rglob("latest_version_hint.json"):
+            path.write_text(text)
+        (notes / "owl.md").write_text(f"An owl, {text}.")
+        assert book.add(notes, encoder=ENCODER).documents == 1
+        assert "notes/owl.md" in names(open_book(book.path))
 
 
 def test_a_writer_waits_for_another_and_says_so(book: Book, notes: Path) -> None:
