@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from test_mixture import FEW, Markov, chains, priors
 
 from openbook.errors import Fault
+from openbook.lm.decoding.beam import Beams
+from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.decoding.draft import Draft
 from openbook.mix.certificate import certify, check_robust, equal_votes, vote_of
 from openbook.mix.decode import Sampling, generate
@@ -170,3 +172,20 @@ def test_nobody_weighs_as_much_as_one_in_two_bad_ones():
         assert (
             certify(weights.log_prior_S, sure, 0, source.labels, vote=vote_of(weights.log_prior_S, source.labels)) == j
         )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beams": Beams(2)},
+        {"sampling": Sampling(0.7)},
+        {"sampling": Sampling(repetition_penalty=1.2)},
+        {"constraint": Constraint("regex", "[a-z]+")},
+        {"paths": "sets"},
+        {"passages": 2},
+    ],
+)
+def test_settings_that_no_certificate_covers_are_refused(wrong):
+    Settings().robustly(1)
+    with pytest.raises(Fault, match=r"robust|bad"):
+        Settings(**wrong).robustly(1)
