@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from openbook.book.retrieve import Hit
+from openbook.errors import Fault
 from openbook.lm.decoding.draft import Draft
 from openbook.measure.ablation import Ablations, Masks
 from openbook.measure.grounding import Owed, owed, words_of_tokens
@@ -25,8 +26,7 @@ from openbook.measure.squad import Question
 from openbook.mix.decode import Step, generate
 from openbook.mix.evidence import Evidence
 from openbook.mix.mixture import Mixture
-from openbook.mix.reading import Reader, Reading, passage_text
-from openbook.mix.sources.branches import Branch
+from openbook.mix.reading import Reader, Reading, branch_of
 from openbook.mix.weights import Array
 
 ABLATIONS = (32, 256)
@@ -52,7 +52,7 @@ class Answered:
 
     @property
     def hits(self) -> tuple[Hit, ...]:
-        """The passages."""
+        """The passages; where a branch holds several, its most believed one stands for all."""
         return self.reading.hits
 
     @cached_property
@@ -191,6 +191,8 @@ def measure(
 ) -> Iterator[Outcome | None]:
     """Every question; None of one that was not answered or has but one passage. `counts`: ablations for ContextCite.
     The first `one_prompt` are also explained as one prompt of all passages."""
+    if reader.settings.lambda_knn:
+        raise Fault("neighbours are not left out one by one; measure without them: lambda_knn 0")
     for number, question in enumerate(questions):
         with reader.model.runner.alone():
             answered = answer(reader, question.text)
@@ -217,10 +219,10 @@ def _write(reader: Reader, mixture: Mixture, reading: Reading | None = None) -> 
 
 
 def _outcome(reader: Reader, answered: Answered, counts: Sequence[int], one_prompt: bool, number: int) -> Outcome:
-    chance, passages = np.random.default_rng(number), tuple(passage_text(hit) for hit in answered.hits)
-    labels, weights = answered.evidence.labels, answered.reading.mixture.weights
-    found = zip(labels, answered.hits, passages, strict=False)
-    apart = Apart(reader, answered.question, [Branch(la, hit.passage.id, (text,)) for la, hit, text in found], weights)
+    chance, reading = np.random.default_rng(number), answered.reading
+    branches = [branch_of(*found) for found in zip(answered.evidence.labels, reading.paths, strict=False)]
+    passages = tuple("\n\n".join(branch.passages) for branch in branches)
+    apart = Apart(reader, answered.question, branches, reading.mixture.weights)
     again = Ablations(len(passages), len(answered.steps), lambda masks_NP: apart.log_p(masks_NP, answered.tokens))
     true_P = again.leave_one_out()
     scores = {name: of(answered) for name, of in SCORES.items()}

@@ -48,7 +48,7 @@ def squad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Squad:
 
 def reader_of(squad: Squad, model, **given) -> Reader:
     encoder = HashedWords()
-    asks = Settings(passages=4, max_tokens=16, **given)
+    asks = Settings(**{"passages": 4, "max_tokens": 16, **given})
     return Reader(book_of(squad, encoder), model, encoder, asks)
 
 
@@ -330,6 +330,17 @@ def test_responsibility_is_the_mean_over_tokens(squad, tiny_model):
     assert answered is not None
     share_TS = np.array([step.share_S for step in answered.steps])
     np.testing.assert_allclose(responsibility(answered), share_TS.mean(0)[: len(answered.hits)], atol=1e-12)
+
+
+def test_branches_of_several_passages_are_left_out_whole(squad, tiny_model):
+    outcomes = list(measure(reader_of(squad, tiny_model, paths="sets", passages=10), squad.sample(1), (8,)))
+    assert outcomes[0] is not None and outcomes[0].difference < 1e-3
+    assert max(sum(text in path for text in TEXTS) for path in outcomes[0].passages) == 2
+
+
+def test_neighbours_are_refused(squad, tiny_model):
+    with pytest.raises(Fault, match="lambda_knn 0"):
+        next(measure(reader_of(squad, tiny_model, lambda_knn=0.2), squad.sample(1)))
 
 
 def test_what_is_beside_must_be_known(tmp_path):
