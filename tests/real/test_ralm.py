@@ -1,5 +1,6 @@
 """A real model going on with a text: with no book itself to the bit, with one scored as it was written."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from openbook.answer.complete import complete
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
+from openbook.cli.app import run
 from openbook.home import home
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import load_model
@@ -21,6 +23,10 @@ from openbook.mix.sources.retrieved import Retrieval
 DOCS = Path(__file__).parents[2] / "docs"
 PROMPT = "The cosine of two vectors and BM25 are joined by a sum of both, because ranks"
 TOKENS = 24
+NOTES = {
+    "comet.md": "# The comet\n\nDr. Ingrid Vass led the comet team in 2019. It was seen from Harrow station.",
+    "bridge.md": "# The bridge\n\nThe bridge over the Larch is 212 metres long. It was opened in 1931.",
+}
 WRITING = Settings(max_tokens=TOKENS, cut_repeats=False)
 
 
@@ -65,3 +71,37 @@ def test_what_it_wrote_is_scored_as_it_was_written(model, book):
     [scored] = retrieved(Subject(model, book, HashedWords()), [window], retrieval=retrieval)
     np.testing.assert_allclose(scored, answer.evidence.log_mix_T, atol=0.15)  # keys in bf16, sums in another order
     assert abs(scored.sum() - answer.evidence.log_mix_T.sum()) < 0.3
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    minilm = home() / "models" / "minilm"
+    if not (minilm.is_dir() and list((home() / "models" / "smollm2").glob("*.gguf"))):
+        pytest.skip("smollm2 and minilm are not here; run: openbook models pull --all")
+    (tmp_path / "models").symlink_to(home() / "models")
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held.txt").write_text("The comet was seen by the team from the station on the hill.", "utf-8")
+    (tmp_path / "notes").mkdir()
+    for name, text in NOTES.items():
+        (tmp_path / "notes" / name).write_text(text, "utf-8")
+
+    def told(*arguments, status=0):
+        assert run([*arguments, "--json"]) == status
+        return json.loads(capsys.readouterr().out)
+
+    written = told("complete", "held.txt", "--docs", "notes", "--stride", "4", "--max-tokens", "8")
+    assert written["question"].startswith("The comet") and written["settings"]["stride"] == 4
+    assert written["sources"][0]["document"].endswith("comet.md") and len(written["tokens"]) <= 8
+    kept = told("why")
+    assert kept["answer"] == written["answer"] and kept["sources"] == written["sources"]
+    book = written["book"]["path"]
+    asked = told("ask", "Who led the comet team?", "--book", book, "--stride", "4", "--max-tokens", "6", "--anyway")
+    assert [source["kind"] for source in asked["sources"]][-1] == "closed_book" and asked["settings"]["by"] == "fused"
+    ways = ("--way", "model alone", "--way", "ralm-bm25-s4", "--way", "ralm-bm25-of4-s4")
+    figures = told("eval", "lm", "held.txt", "--book", book, *ways)
+    assert list(figures["ways"]) == ["model alone", "ralm-bm25-s4", "ralm-bm25-of4-s4"] and figures["copied"] == 0
+    assert all(by["perplexity"] > 1 for by in figures["ways"].values())
+    assert run(["eval", "lm", "held.txt", "--way", "nobody"]) == 1
+    assert "no way is called" in capsys.readouterr().err
+    assert run(["complete", " "]) == 1
+    assert "the text is empty" in capsys.readouterr().err
