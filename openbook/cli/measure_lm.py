@@ -112,7 +112,7 @@ def _show(facts: dict[str, Any]) -> None:
     names = ("perplexity", "bits a byte", "against the first", "… where new", "seconds")
     grid = Table("way", *(Column(name, justify="right") for name in names))
     for name, by in facts["ways"].items():
-        change = f"{100 * (by['against'] - 1):+.1f} % ± {100 * by['error']:.1f}"
+        change = f"{100 * (by['against'] - 1):+.1f} % ± {100 * by['against'] * by['error']:.1f}"
         new = "" if by["new"] is None else f"{by['new']:.2f} ({100 * (by['new_against'] - 1):+.1f} %)"
         grid.add_row(name, f"{by['perplexity']:.2f}", f"{by['bits_per_byte']:.3f}", change, new, f"{by['seconds']:.1f}")
     console.print(grid)

@@ -40,7 +40,8 @@ from openbook.mix.weights import Array
 LABEL = Label("retrieved", "passage")
 QUERY_TOKENS = {"dense": 64}
 """ℓ where a retriever wants another than 32: the paper's, for dense retrieval."""
-CANDIDATES = 64
+CANDIDATES = 32
+"""Passages that one look-up may rank: each is a row of the batch, with the whole text after it."""
 
 
 @dataclass(frozen=True)
