@@ -229,7 +229,7 @@ class _Writing:
         told = [_Told(self.reader, self.question, one).answer(reading) for one in self.others if one.fits]
         answers = [first, *(answer for answer in told if answer is not None)]
         kept = distinct([answer.text for answer in answers], self.reader.settings.answers)
-        others = [answers[i] for i in kept if i]
+        others = [answers[i] for i in kept if i][: self.reader.settings.answers - 1]
         return tuple(sorted(others, key=lambda answer: -answer.mean_log_p))
 
     def _answer(self, reading: Reading | None, steps: list[Step], written: list[Token], withheld: str | None) -> Answer:

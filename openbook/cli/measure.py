@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openbook.cli import measure_evidence, measure_lm, options
-from openbook.cli import measure_attacks
+from openbook.cli import measure_attacks, measure_evidence, measure_lm, options
 from openbook.cli.answers import settings_of
 from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
@@ -37,6 +36,13 @@ def qa(
         str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
     ] = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
+    rerank: Annotated[int | None, typer.Option(metavar="K", help="Passages found and reranked; else 10.")] = None,
+    reranker: Annotated[
+        str | None, typer.Option(metavar="R", help="likelihood (of the question), or a cross-encoder's folder.")
+    ] = None,
+    hops: Annotated[
+        int | None, typer.Option(metavar="N", help="Also paths: sets of up to N of the kept passages, 2 to 4.")
+    ] = None,
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
     precision: options.Precision = None,
@@ -49,6 +55,9 @@ def qa(
         model=model,
         passages=passages,
         persistence=persistence,
+        rerank=rerank,
+        reranker=reranker,
+        hops=hops,
         max_tokens=max_tokens,
         precision=precision,
         backend=backend,

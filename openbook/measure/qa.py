@@ -20,7 +20,9 @@ from openbook.measure import scores
 from openbook.measure.machine import processor
 from openbook.measure.squad import Question
 from openbook.mix.mixture import Mixture, Weights
+from openbook.mix.paths import join
 from openbook.mix.reading import Believed, Reader, passage_text
+from openbook.mix.rerank import rerank
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import Branch, Branches
 
@@ -80,6 +82,9 @@ way("Token (τ = 0)")(lambda read: mixed(read, 0.0))
 way("Sequence (τ = 1)")(lambda read: mixed(read, 1.0))
 way(CHOSEN)(lambda read: mixed(read, None))
 
+PATHS: dict[str, float | None] = {"paths, τ = 0": 0.0, "paths, τ = 1": 1.0, "paths (chosen τ)": None}
+"""Where the settings join passages in paths: the kept paths and the closed book, at these persistences."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -94,13 +99,14 @@ class Outcome:
 
 def measure(reader: Reader, questions: Iterable[Question], ways: Sequence[str] | None = None) -> Iterator[Outcome]:
     """Ask every question in every way (all by default, and the concatenation)."""
-    chosen = [*WAYS, CONCATENATED] if ways is None else list(ways)
+    joined = [] if reader.settings.paths == "single" else [*PATHS]
+    chosen = [*WAYS, CONCATENATED, *joined] if ways is None else list(ways)
     for question in questions:
         yield _measure(reader, question, chosen)
 
 
 def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome:
-    hits = reader.find(question.text)
+    hits = _reranked(reader, question.text)
     rows, believed = reader.read(question.text, hits)
     read = Read(tuple(hits), believed)
     answers = _race(reader, rows, {name: WAYS[name](read) for name in ways if name in WAYS}, len(hits))
@@ -111,6 +117,7 @@ def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome
             question.text, [Branch(Label("p0", "passage"), "together", together)]
         )
         answers |= _race(reader, one, {CONCATENATED: alone(0)}, 1)
+    answers |= _joined(reader, question.text, read, {name: PATHS[name] for name in ways if name in PATHS})
     if reader.kept is not None:
         reader.kept.flush()
     ranks = {
@@ -122,6 +129,24 @@ def _measure(reader: Reader, question: Question, ways: Sequence[str]) -> Outcome
         name: {score: of(answer, question.golds) for score, of in SCORES.items()} for name, answer in answers.items()
     }
     return Outcome(question, ranks, believed.lift_bits, answers, scored)
+
+
+def _reranked(reader: Reader, question: str) -> list[Hit]:
+    """The hits to read the question under. The likelihood of the question is seen there: of the whole pool at once."""
+    settings, hits = reader.settings, reader.find(question)
+    if settings.rerank is None or settings.rerank.by == "likelihood":
+        return hits
+    return rerank(reader, question, hits, settings.retrieved)
+
+
+def _joined(reader: Reader, question: str, read: Read, taus: dict[str, float | None]) -> dict[str, str]:
+    """The same passages as every other mixed way keeps, joined in paths."""
+    if not taus:
+        return {}
+    kept = [read.hits[i] for i in sorted(read.believed.kept)]
+    paths = join(reader.book, kept, reader.settings.paths, reader.settings.hops)
+    rows, believed = reader.read_paths(question, paths)
+    return _race(reader, rows, {name: mixed(Read((), believed), tau) for name, tau in taus.items()}, len(paths))
 
 
 def _rank(hits: Sequence[Hit], question: Question) -> int | None:

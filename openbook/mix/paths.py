@@ -1,9 +1,10 @@
 """Branches that hold several passages, and what each of them does there.
 
-A path is the passages that stand before a question in one branch, the most believed nearest to it. Its prior is the
-geometric mean of its members', so a path of one is that passage's branch, and length alone earns nothing:
+A path is the passages that stand before a question in one branch, the most believed nearest to it. One of them must be
+the right one for the path to be, and no two are the same, so its prior is the sum of theirs; a path of one is that
+passage's branch:
 
-    log π(z_1 … z_m) = Σ_i log π(z_i) / m,  then refined by log p(question | path) as every branch is
+    π(z_1 … z_m) = Σ_i π(z_i),  then refined by p(question | path)^β as every branch is
 
 No arithmetic of the mixture tells inside a branch which passage did what. Leaving each out does, exactly: the finished
 answer is read again under the branch without it,
@@ -67,10 +68,13 @@ def join(book: Book, hits: Sequence[Hit], kind: str, hops: int) -> list[Path]:
 
 
 def log_prior_of(paths: Sequence[Path]) -> Array:
-    """Log-prior `[S]` of paths: the geometric mean of their members' priors, normalised if any has several."""
+    """Log-prior `[S]` of paths: the sum of what their members were found with, normalised if any has several.
+
+    Passages that stand in a path for another's sake bring none.
+    """
+    total_S = np.array([sum(hit.prior for hit in path) for path in paths])
     with np.errstate(divide="ignore"):
-        log_p = [np.log([hit.prior for hit in path]) for path in paths]
-    prior_S = np.array([p[0] if len(p) == 1 else p.mean() for p in log_p])
+        prior_S = np.log(total_S)
     return normalise(prior_S) if any(len(path) > 1 for path in paths) else prior_S
 
 
@@ -103,8 +107,8 @@ def neighbours(book: Book, hits: Sequence[Hit], hops: int) -> list[Path]:
 
 
 def _beside(hit: Hit, passage: Passage) -> Hit:
-    """A neighbour was not found for itself: it stands there for the hit's sake, and has its prior."""
-    return hit if passage.id == hit.passage.id else replace(hit, passage=passage)
+    """A neighbour was not found for itself: it stands there for the hit's sake, and brings no prior."""
+    return hit if passage.id == hit.passage.id else replace(hit, passage=passage, prior=0.0)
 
 
 def _near(book: Book, passages: Sequence[Passage]) -> list[Passage]:
@@ -114,7 +118,7 @@ def _near(book: Book, passages: Sequence[Passage]) -> list[Passage]:
         return list(passages)
     reach = 2 * MAX_CHARS
     ranges = [
-        f'(document IN ({quoted([p.document])}) AND `end` >= {p.start - reach} AND start <= {p.end + reach})'
+        f"(document IN ({quoted([p.document])}) AND `end` >= {p.start - reach} AND start <= {p.end + reach})"
         for p in passages
     ]
     with faults(book.path):

@@ -106,9 +106,12 @@ def rerank(reader: Reader, question: str, hits: Sequence[Hit], keep: int) -> lis
     """The `keep` best of the pool, in the order of the hits, with the prior they are read with (it sums to 1).
 
     Which they are does not depend on the order of the pool; equals part by the passage's id. Where nothing is to be
-    chosen and nothing new would be said, the hits are as they were, to the bit.
+    chosen and nothing new would be said, the hits are as they were, to the bit. What is to be joined in paths is chosen
+    by the likelihood of the question, if nothing else is asked for: of many passages there would be too many paths.
     """
     settings = reader.settings.rerank
+    if settings is None and reader.settings.paths != "single":
+        settings = Rerank(reader.settings.pool)
     if settings is None:
         return list(hits)
     registered = _RERANKERS[settings.by]
