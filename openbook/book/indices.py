@@ -1,7 +1,7 @@
 """The two indices of the passages table and how they grow: in segments, like a log-structured merge tree (O'Neil 1996).
 
-New rows become a segment of their own; a segment is joined with what came after it once that is as long. So a row is
-indexed again at most log2(N) times, and a search looks into a few segments. Lance keeps an index with each version
+New rows become a segment of their own; a segment is joined with what came after it once that is about as long. So the
+number of segments, and how often a row is indexed again, grow as log(N). Lance keeps an index with each version
 of the table and brings rows that no segment holds to a search itself: `add` and deletions count at once.
 """
 
@@ -20,6 +20,9 @@ WORDS = "searched_idx"
 FULL_TEXT: dict[str, Any] = {"base_tokenizer": "icu", "stem": True, "remove_stop_words": True, "with_position": False}
 LOOSE = 4_096
 """Rows past the vector index that are left to be compared one by one: 4 ms of a search."""
+
+SLACK = 1.5
+"""How much longer a segment may be than what it is joined with: batches are of about one size, not of one."""
 
 
 def create(table: lance.LanceDataset) -> None:
@@ -54,14 +57,14 @@ def catch_up(table: lance.LanceDataset) -> None:
 
 
 def joined(sizes: Sequence[int], fresh: int) -> int:
-    """How many of the newest segments (sizes, oldest first) are joined with `fresh` rows: while they are no longer.
+    """How many of the newest segments (sizes, oldest first) are joined with `fresh` rows: those not much longer.
 
-    >>> joined([800, 100, 100], 50), joined([800, 100, 50], 50), joined([400, 200, 100], 100)
+    >>> joined([800, 100, 100], 50), joined([800, 110, 60], 50), joined([410, 210, 105], 100)
     (0, 2, 3)
     """
     count = 0
     for size in reversed(sizes):
-        if size > fresh:
+        if size > SLACK * fresh:
             break
         fresh, count = fresh + size, count + 1
     return count
