@@ -218,7 +218,8 @@ class Written:
     chosen: tuple[int, ...] = ()
 
 
-CONCATENATED, ROBUST = "concatenated", "robust"
+CONCATENATED, UNCUT, ROBUST = "concatenated", "equal votes", "robust"
+"""`UNCUT` is what the robust way would say if it were not cut."""
 
 
 class Asker:
@@ -242,6 +243,8 @@ class Asker:
         for name, settings in self.ways.items():
             reader = replace(self.reader, settings=settings)
             steps = self._steps(reader.begin(question, hits).mixture, None if name != ROBUST else 0)
+            if name == ROBUST:
+                written[UNCUT] = self._written(steps, False)
             written[name] = self._written(steps, name == ROBUST)
             if name == ROBUST and along:
                 chosen = tuple(_choices(reader.begin(question, hits).mixture, along))

@@ -73,7 +73,13 @@ class Drawn:
             {"span": [min(a, len(text))] * 2, "source": name(s % len(self.kinds)), "source_span": [b, b + 5]}
             for a, b, s in self.places
         ]
+        judged = [
+            {"span": [0, min(a, len(text))], "verdict": said[s % len(said)], "source": name(s % len(self.kinds))}
+            | {"bits": a / 3, "unsupported": [[min(b, len(text)), len(text)]]}
+            for a, b, s in self.places
+        ]
         return {
+            "sentences": judged,
             "question": said[0], "answer": text, "abstained": self.abstained, "reason": said[-1], "seed": 0,
             "model": said[0], "book": {"path": said[-1], "version": 7}, "settings": {said[0]: said[-1]},
             "sources": sources, "tokens": tokens, "citations": cites, "timings": {"retrieve_ms": 9.0},
