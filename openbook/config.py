@@ -78,7 +78,7 @@ class Config(BaseSettings):
     regex: str | None = None
     speculate: bool | None = None
     cut_repeats: bool | None = None
-    robust: Annotated[int, Field(ge=1, le=31)] | None = None
+    robust: Annotated[int, Field(ge=0, le=31)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     lambda_knn: Annotated[FiniteFloat, Field(ge=0, lt=1)] | Literal["auto"] | None = None
 

@@ -169,7 +169,8 @@ def ask(
         int | None,
         typer.Option(
             metavar="J",
-            help="Every word withstands J arbitrary bad passages among those found; cut or withheld where not.",
+            help="Every word withstands J arbitrary bad passages among those found; cut or withheld where not. "
+            "0: equal votes, nothing cut.",
             rich_help_panel=WRITING,
         ),
     ] = None,

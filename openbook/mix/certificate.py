@@ -76,8 +76,8 @@ def check_robust(robust: int | None, passages: int) -> None:
     """Raise `Fault` for more bad passages than any votes of so many passages could withstand."""
     if robust is None:
         return
-    if robust < 1:
-        raise Fault(f"robust is {robust}; say how many bad passages an answer must withstand, 1 or more")
+    if robust < 0:
+        raise Fault(f"robust is {robust}; say how many bad passages an answer must withstand, 0 or more")
     if passages < 2 * robust + 1:
         needed = 2 * robust + 1
         raise Fault(f"{passages} passages cannot withstand {robust} bad ones; ask for {needed} or more")

@@ -150,7 +150,7 @@ def test_what_cannot_be_robust_is_refused():
                 Mixture([near], Weights(np.log([0.4, 0.4, 0.2]))), Sampling(), Draft(), 1, fixed_prior=True, robust=1
             )
         )
-    for robust, passages in ((0, 5), (3, 6)):
+    for robust, passages in ((-1, 5), (3, 6)):
         with pytest.raises(Fault):
             check_robust(robust, passages)
     check_robust(3, 7)

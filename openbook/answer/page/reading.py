@@ -415,7 +415,7 @@ def _certified(answer: Mapping[str, Any], tokens: list[Mapping[str, Any]]) -> st
     if not least:
         return f"Certified: one bad passage could have changed a word here.{cut}"
     which = "one passage" if least == 1 else f"{least:.0f} passages"
-    how = "or so many put beside them, " if asked else ""
+    how = "or so many put beside them, " if asked is not None else ""
     return (
         f"Certified: any {which} of those found, {how}could have held whatever text without changing a word here.{cut} "
         "That holds for what was found and its weights, and the likeliest word at each step; not for the model or "
