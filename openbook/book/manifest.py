@@ -198,17 +198,19 @@ class Synced:
         self._seen = set(self._files())
 
     def __call__(self) -> None:
-        fresh = [path for path in self._files() if path not in self._seen]
+        new = [path for path in self._files() if path not in self._seen]
+        fresh = [Path(path) for path in new]
         for path in fresh:
             sync(path)
         for folder in {folder for path in fresh for folder in (path.parent, path.parent.parent)}:
             sync(folder)
-        self._seen.update(fresh)
+        self._seen.update(new)
 
-    def _files(self) -> Iterator[Path]:
-        for folder, _, names in os.walk(self._root):
-            if folder.endswith((".lance",)) or ".lance/" in folder:
-                yield from (Path(folder, name) for name in names)
+    def _files(self) -> Iterator[str]:
+        # As strings: a long `add` looks through thousands of names after every batch.
+        for table in self._root.glob("*.lance"):
+            for folder, _, names in os.walk(table):
+                yield from (f"{folder}/{name}" for name in names)
 
 
 @contextmanager
