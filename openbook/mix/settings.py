@@ -121,6 +121,7 @@ class Settings:
         if self.answers == 1:
             return
         others = {"beams": self.beams, "a temperature": self.sampling.temperature or None, "robust": self.robust}
+        others["neighbours"] = self.lambda_knn or None
         if asked := next((name for name, value in others.items() if value is not None), None):
             raise Fault(f"several answers are searched for, greedily; they cannot be had with {asked}: leave out one")
         rows = (self.answers + SPARE) * (self.passages + 1)

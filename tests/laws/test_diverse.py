@@ -143,6 +143,8 @@ def test_distinct_runs_of_words():
         ({"answers": 99}, "1 to 16"),
         ({"answers": 2, "beams": Beams(2)}, "beams"),
         ({"answers": 2, "sampling": Sampling(0.7)}, "temperature"),
+        ({"answers": 2, "lambda_knn": "auto"}, "neighbours"),
+        ({"answers": 2, "robust": 1, "persistence": 0.0, "beta": 0.0}, "robust"),
         ({"answers": 16, "passages": 20}, "rows"),
     ],
 )
