@@ -1,7 +1,7 @@
 """Several answers to a question: how much they differ, and whether one of them holds the gold answer.
 
 Groups of a search with a penalty λ against as many answers drawn at a temperature, on SQuAD questions, over the same
-reading of each. "given" counts answers whose words differ, `distinct-2` is that of Li 2016 over all of a question's texts.
+reading of each. "given" counts answers whose words differ, `distinct-2` is Li 2016's, over all texts of a question.
 
     .venv/bin/python bench/diverse.py squad-dev-1.1-open.json.gz [--questions 20] [--answers 4] [--tokens 24]
 """
