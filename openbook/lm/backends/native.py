@@ -218,7 +218,7 @@ class NativeRunner:
         sources, targets = copies
         for slot in cache.held()[group].slots:
             for part in cache.parts[slot]:
-                part[:, targets] = part[:, sources]
+                part.index_copy_(1, targets, part.index_select(1, sources))  # by indices one block takes 7 ms
 
 
 def _strides(part: Tensor) -> list[int]:

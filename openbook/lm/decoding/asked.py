@@ -24,8 +24,10 @@ class _Row(NamedTuple):
 
 
 class AskedRows:
-    """See `openbook.lm.decoding.bytewise.Tokens`: a server going on from a prompt. `read` counts nothing: a server does not say; `written` are
-    the requests, a token each."""
+    """See `openbook.lm.decoding.bytewise.Tokens`: a server going on from a prompt.
+
+    `written` counts the requests, a token each; what a server reads for them it does not say, so `read` is 0.
+    """
 
     merges = True
 

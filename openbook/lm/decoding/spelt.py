@@ -22,6 +22,8 @@ from openbook.lm.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from openbook.lm.model import LanguageModel
 
+ROWS = 8
+"""Tokenisations that there is memory for at once; to make room for more, all of it is copied."""
 AT_ONCE = 64
 """Tokens whose logits are held at once while a text is read again."""
 
@@ -46,8 +48,8 @@ class Spelt:
 
     def next(self, scores: torch.Tensor) -> Next:
         """What may follow by a row of scores over token ids."""
-        s = scores.double().cpu().numpy()
-        s_V, s_ends = s[self.ids_V], s[self.ends]
+        s = scores.cpu().numpy()
+        s_V, s_ends = s[self.ids_V].astype(np.float64), s[self.ends].astype(np.float64)
         top = max(float(s_V.max()), float(s_ends.max(initial=-np.inf)))
         log_z = top + float(np.log(np.exp(s_V - top).sum() + np.exp(s_ends - top).sum()))
         log_end = float(np.logaddexp.reduce(s_ends - log_z)) if len(s_ends) else -np.inf
@@ -82,7 +84,8 @@ class TokenRows:
         runner = self._runner
         kind = CacheSpec("paged", runner.caching.codec, runner.caching.block)
         capacity = len(self._prompt) + self._room
-        self._cache = make_cache(runner.spec, kind, 1, capacity, runner.dtype, runner.device)
+        self._cache = make_cache(runner.spec, kind, ROWS, capacity, runner.dtype, runner.device)
+        self._cache.select([0])
         scores_V = runner.read(torch.tensor([self._prompt]), self._cache)[0]
         if not bool(torch.isfinite(scores_V).all()):
             raise Fault("the model's numbers are not finite; its file is damaged: fetch or convert it again")
