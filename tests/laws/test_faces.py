@@ -267,7 +267,7 @@ def printed(answer: dict[str, Any], stream: bool = False, **console: Any) -> str
 
 
 # Bold, dim, underline, not bold, one of our colours.
-OURS = re.compile(r"\x1b\[(0|(1|2|4|22|38;2;\d+;\d+;\d+)(;(1|2|4|22|38;2;\d+;\d+;\d+))*)m")
+OURS = re.compile(r"\x1b\[(0|(1|2|4|7|22|38;2;\d+;\d+;\d+)(;(1|2|4|7|22|38;2;\d+;\d+;\d+))*)m")
 
 
 @few
