@@ -205,7 +205,7 @@ class _Writing:
             fits, self.ended = best.fits, best.reason
             yield from best.steps
         elif settings.beams is None:
-            fixed = settings.beta == 0 and not settings.lambda_knn  # what neighbours say is not certified
+            fixed = settings.certifiable
             guesses = reading.speculation
             limit = settings.max_tokens
             yield from generate(

@@ -114,13 +114,24 @@ class Settings:
         """The same, under equal votes that withstand so many bad passages: τ = 0 and β = 0."""
         return replace(self, robust=bad, persistence=0.0, beta=0.0, cap=1.0)
 
+    @property
+    def certifiable(self) -> bool:
+        """Whether a bad passage has the weight that retrieval gave it and no more: it stands in one branch, and neither
+        the question's likelihood, nor a cross-encoder, nor neighbours speak for it."""
+        alone = self.paths == "single" and (self.rerank is None or self.rerank.by == "likelihood")
+        return self.beta == 0 and alone and not self.lambda_knn
+
     def _check_answers(self) -> None:
         """Several answers are groups of a search of their own."""
         if not 1 <= self.answers <= MOST_ANSWERS:
             raise Fault(f"{self.answers} answers; it must be from 1 to {MOST_ANSWERS}")
         if self.answers == 1:
             return
-        others = {"beams": self.beams, "a temperature": self.sampling.temperature or None, "robust": self.robust}
+        others: dict[str, object] = {
+            "beams": self.beams,
+            "a temperature": self.sampling.temperature or None,
+            "robust": self.robust,
+        }
         others["neighbours"] = self.lambda_knn or None
         if asked := next((name for name, value in others.items() if value is not None), None):
             raise Fault(f"several answers are searched for, greedily; they cannot be had with {asked}: leave out one")

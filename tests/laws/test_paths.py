@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from openbook.measure.squad import Question
 from openbook.mix.paths import join, leave_out, log_prior_of
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing
 from openbook.mix.reading import Reader, branch_of, passage_text
+from openbook.mix.rerank import Rerank
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label
 
@@ -170,6 +172,14 @@ def test_the_best_passages_alone_are_joined_and_eval_qa_answers_as_ask_does(tmp_
     assert len(hits) == 7 and sorted(map(len, paths)) == [1, 1, 2]
     (outcome,) = measure(many, [Question(QUESTION, ("new",), "0.md")], ["paths (chosen τ)"])
     assert outcome.answers["paths (chosen τ)"] == write(many, QUESTION).text
+
+
+def test_no_certificate_speaks_for_a_passage_that_stands_in_several_branches(reader):
+    fixed = under(reader, persistence=0.0, beta=0.0)
+    assert all(token.certified is not None for token in write(fixed, QUESTION).tokens)
+    assert all(token.certified is None for token in write(under(fixed, paths="sets"), QUESTION).tokens)
+    crossed = replace(fixed.settings, rerank=Rerank(5, "cross-encoder", Path("folder")))
+    assert fixed.settings.certifiable and not crossed.certifiable
 
 
 def test_too_many_paths_are_a_fault(reader):
