@@ -72,6 +72,7 @@ class _Search:
         self.book, self.traces = book, traces
         self.report = Report()
         self.seen, self.known = False, False
+        self._asked: dict[str, bool] = {}
 
     def run(self) -> Report:
         report, traces = self.report, self.traces
@@ -112,7 +113,7 @@ class _Search:
     def _bytes(self, data: bytes | memoryview, where: str) -> None:
         for needle in sorted(self.traces.needles.within(data)):
             self.report.found(where, _what(needle, self.traces))
-        self.seen |= bool(self._control.within(data))
+        self.seen = self.seen or bool(self._control.within(data))
 
     def _text(self, path: Path, where: str) -> None:
         """JSON is searched as the strings it holds, other text for the rarer words."""
@@ -145,7 +146,8 @@ class _Search:
     def _cells(self, cells: list[str], where: str) -> None:
         text = "\n".join(cells)
         self._bytes(text.encode("utf-8", "replace"), where)
-        if left := words(text) & self.traces.words:
+        # Of rows, those of the documents were found by their ids, and words of the others are not the rarer ones.
+        if "lance/data/" not in where and (left := words(text) & self.traces.words):
             self.report.found(where, f"has the word {min(left)!r}")
         if not self.traces.strings.isdisjoint(cells):
             self.report.found(where, "names it")
@@ -166,12 +168,13 @@ class _Search:
 
     def _said_elsewhere(self, word: str) -> bool:
         """Whether a passage of a version that stays has a word of this stem."""
-        from lance.query import MatchQuery
+        if word not in self._asked:
+            from lance.query import MatchQuery
 
-        query = MatchQuery(word, "searched")
-        return any(
-            table.scanner(columns=["id"], full_text_query=query, limit=1).to_table().num_rows for table in self._live
-        )
+            query = MatchQuery(word, "searched")
+            how = {"columns": ["id"], "full_text_query": query, "limit": 1, "disable_scoring_autoprojection": True}
+            self._asked[word] = any(table.scanner(**how).to_table().num_rows for table in self._live)
+        return self._asked[word]
 
     @cached_property
     def _live(self) -> list[Any]:
@@ -200,7 +203,9 @@ class _Search:
 
     def _others(self) -> Iterator[list[str]]:
         """Texts of all rows of other documents, also deleted ones; rows and vectors of ours are left."""
-        for table, key in ((tables.DOCUMENTS, "id"), (tables.PASSAGES, "document_id")):
+        whole = (tables.DOCUMENTS, "id", ["name", "title", "text"])
+        parts = (tables.PASSAGES, "document_id", ["heading"])  # the rest of a passage is its document's
+        for table, key, said in (whole, parts):
             for path in sorted((self.book / table / "data").glob("*.lance")):
                 where = f"{table}/data/{path.name}"
                 for batch in _batches(path):
@@ -210,8 +215,7 @@ class _Search:
                         self.report.found(where, f"{sum(ours)} rows of it")
                     if "vector" in batch.schema.names and len(batch):
                         self.traces.vectors -= heads(_vectors(batch, [not mine for mine in ours]))
-                    texts = batch.select([n for n in ("name", "title", "searched", "text") if n in batch.schema.names])
-                    for column in texts.columns:
+                    for column in batch.select(said).columns:
                         yield [t or "" for t, mine in zip(column.to_pylist(), ours, strict=True) if not mine]
 
 

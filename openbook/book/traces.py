@@ -27,16 +27,17 @@ WORD = re.compile(r"\w{3,}")
 
 
 class Needles:
-    """Byte strings, searched for all at once: each position's first eight bytes are looked up in a sorted list."""
+    """Byte strings, searched for all at once: each position's first sixteen bytes are looked up in a sorted list."""
 
     def __init__(self, needles: Iterable[bytes]) -> None:
         self.needles = sorted({needle for needle in needles if len(needle) >= SHORTEST})
         self.longest = max(map(len, self.needles), default=0)
-        heads_N = np.array([int.from_bytes(needle[:8], "little") for needle in self.needles], dtype="<u8")
-        self._order_N = np.argsort(heads_N, kind="stable")
-        self._heads_N = heads_N[self._order_N]
-        self._begins = np.zeros(1 << 24, dtype=bool)  # by three bytes: most positions are done with here
-        self._begins[(heads_N & 0xFFFFFF).astype(np.int64)] = True
+        heads_N2 = np.frombuffer(b"".join(needle[:SHORTEST] for needle in self.needles), dtype="<u8").reshape(-1, 2)
+        keys_N = _key(heads_N2[:, 0], heads_N2[:, 1])
+        self._order_N = np.argsort(keys_N, kind="stable")
+        self._keys_N = keys_N[self._order_N]
+        self._begins = np.zeros(1 << 24, dtype=bool)  # by eight bytes: nearly all positions are done with here
+        self._begins[_slot(heads_N2[:, 0])] = True
 
     def __bool__(self) -> bool:
         return bool(self.needles)
@@ -51,18 +52,32 @@ class Needles:
 
     def _within(self, data: bytes) -> set[bytes]:
         found: set[bytes] = set()
-        data += bytes(8)
+        length, data = len(data), data + bytes(16)
         for shift in range(8):
             heads_P = np.frombuffer(data, dtype="<u8", count=(len(data) - shift) // 8, offset=shift)
-            some = np.flatnonzero(self._begins[(heads_P & 0xFFFFFF).astype(np.int64)])
-            first = np.searchsorted(self._heads_N, heads_P[some], side="left")
-            last = np.searchsorted(self._heads_N, heads_P[some], side="right")
-            for at, a, b in zip(some.tolist(), first.tolist(), last.tolist(), strict=True):
+            some = np.flatnonzero(self._begins[_slot(heads_P[:-1])])
+            keys = _key(heads_P[some], heads_P[some + 1])
+            first = np.searchsorted(self._keys_N, keys, side="left")
+            last = np.searchsorted(self._keys_N, keys, side="right")
+            hits = np.flatnonzero(first < last)
+            for at, a, b in zip(some[hits].tolist(), first[hits].tolist(), last[hits].tolist(), strict=True):
                 for i in range(a, b):
                     needle = self.needles[self._order_N[i]]
-                    if needle not in found and data.startswith(needle, at * 8 + shift):
+                    if needle not in found and data.startswith(needle, at * 8 + shift, length):
                         found.add(needle)
         return found
+
+
+def _key(low: npt.NDArray[np.uint64], high: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Sixteen bytes as one number; two that differ may share it, so what is found is compared."""
+    key: npt.NDArray[np.uint64] = low * np.uint64(0x9E3779B97F4A7C15) ^ high
+    return key
+
+
+def _slot(heads: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Eight bytes hashed to 24 bits (Fibonacci hashing)."""
+    slot: npt.NDArray[np.int64] = (heads * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)).view(np.int64)
+    return slot
 
 
 @dataclass
@@ -94,7 +109,7 @@ class Traces:
         mine, shared = Needles(s.encode("utf-8", "replace") for s in self.sentences), set[bytes]()
         for texts in others:
             text = "\n".join(texts)
-            self.words -= words(text)
+            self.words.difference_update(WORD.findall(text.casefold()))
             shared |= mine.within(text.encode("utf-8", "replace"))
         self.sentences -= {needle.decode() for needle in shared}
         self.__dict__.pop("needles", None)
@@ -131,7 +146,7 @@ def pieces(text: str) -> Iterator[str]:
 
 def words(text: str) -> set[str]:
     """The words of a text, case folded; numbers are not words."""
-    return {word for word in WORD.findall(text.casefold()) if not word.isdigit()}
+    return {word for word in set(WORD.findall(text.casefold())) if not word.isdigit()}
 
 
 def heads(vectors_NM: npt.NDArray[np.float32]) -> set[bytes]:
