@@ -48,18 +48,18 @@ class Window(NamedTuple):
     first: int
 
 
-def windows(length: int, done: int = 0) -> Iterator[Window]:
-    """Windows over a text of `length` tokens, from the first that has a token after the `done`-th to predict.
+def windows(length: int, first: int = 1) -> Iterator[Window]:
+    """Windows over a text of `length` tokens, from the one on that reads the state at `first` anew.
 
-    The token at 0 has nothing before it and is predicted by nobody: a text of n tokens has n − 1 keys, token i + 1 by
-    the state at i. Windows lie at fixed places: each predicts `WINDOW − CONTEXT` tokens, the first `WINDOW − 1`.
+    The state at i predicts token i + 1. That at 0 is left out: it is nearly the same whatever the first token is, so it
+    would be near to the beginning of any text, and say nothing of it. Windows lie at fixed places.
     """
-    start, first = 0, 0
-    while first < length - 1:
+    start, fresh = 0, 1
+    while fresh < length - 1:
         stop = min(start + WINDOW, length)
-        if stop - 1 > done:
-            yield Window(start, stop, max(first, done))
-        start, first = start + WINDOW - CONTEXT, stop - 1
+        if stop - 1 > first:
+            yield Window(start, stop, max(fresh, first))
+        start, fresh = start + WINDOW - CONTEXT, stop - 1
 
 
 def tokens_of(model: LanguageModel, text: str) -> tuple[list[int], list[int]]:
@@ -108,15 +108,15 @@ def _read(
     told: _Told,
 ) -> int:
     """Read what is left of one document, and store its rows; how many."""
-    of, rows = max(0, len(ids) - 1), 0
+    of, rows = max(0, len(ids) - 2), 0
     if of == 0:
         writer.append(key, 0, 0, np.zeros((0, model.spec.width), np.float32), np.zeros(0), np.zeros(0))
-    for window in windows(len(ids), done):
+    for window in windows(len(ids), done + 1):
         fresh = slice(window.first - window.start, window.stop - 1 - window.start)
         keys_TM = model.runner.hidden(torch.tensor([ids[window.start : window.stop]])).feed_forward_BTM[0, fresh]
         predicted = slice(window.first + 1, window.stop)
         values, offsets = np.array(ids[predicted]), np.array(starts[predicted])
-        writer.append(key, window.first, of, keys_TM.cpu().numpy(), values, offsets)
+        writer.append(key, window.first - 1, of, keys_TM.cpu().numpy(), values, offsets)
         rows += len(values)
         told.within(key[0], window.stop / len(ids))
     return rows

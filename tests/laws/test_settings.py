@@ -88,7 +88,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("precision = 'fp8'", ["openbook.toml: precision is 'fp8'", "'bf16'"]),
         ("cap = nan", ["openbook.toml: cap is nan", "finite"]),
         ("kv_disk = 'much'", ["openbook.toml: kv_disk is 'much'", "say it like 500MB"]),
-        ("lambda_knn = 0.25", ["lambda_knn is 0.25", "not in this version", "only be 0"]),
+        ("lambda_knn = 1.5", ["openbook.toml: lambda_knn is 1.5", "less than 1"]),
         ('passages = "x', ["openbook.toml is not TOML", "line 1"]),
     ],
 )
@@ -115,11 +115,11 @@ def test_a_bad_variable_and_a_bad_option_are_told_apart(monkeypatch: pytest.Monk
     assert not isinstance(caught.value, BadOption)
 
 
-def test_the_weight_of_a_source_that_is_not_here_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_neighbours_is_a_number_or_by_their_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_of(load_config(lambda_knn=0.0)) == Settings()
-    with pytest.raises(Fault, match="kNN source is not in this version") as caught:
-        load_config(lambda_knn=0.5)
-    assert not isinstance(caught.value, BadOption), "the command is well said: status 1"
+    assert settings_of(load_config(lambda_knn="0.25")).lambda_knn == 0.25
+    assert settings_of(load_config(lambda_knn="auto")).lambda_knn == "auto"
+    with pytest.raises(BadOption, match="--lambda-knn is '1'; it should be less than 1"):
+        load_config(lambda_knn="1")
     monkeypatch.setenv("OPENBOOK_LAMBDA_KNN", "0.1")
-    with pytest.raises(Fault, match="kNN source"):
-        load_config()
+    assert settings_of(load_config()).lambda_knn == 0.1

@@ -369,10 +369,8 @@ def test_a_bad_model_is_refused(run: Run, bad_models: dict[str, Path], name: str
     one_fault(run("ask", QUESTION, "--docs", "notes", "--model", bad_models[name]), *words)
 
 
-def test_a_source_that_is_not_here_is_refused_before_anything_is_read(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    done = run("ask", QUESTION, "--docs", tmp_path / "new", "--lambda-knn", "0.25")
-    one_fault(done, "lambda_knn is 0.25", "not in this version")
+def test_neighbours_that_were_not_made_are_named(run: Run) -> None:
+    one_fault(run("ask", QUESTION, "--docs", "notes", "--lambda-knn", "auto"), "no neighbours", "--neighbours")
 
 
 def test_documents_that_cannot_be_read_are_a_fault(run: Run, docs: Path, tmp_path: Path) -> None:
