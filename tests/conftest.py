@@ -44,3 +44,20 @@ def tiny_model() -> LanguageModel:
     torch.manual_seed(0)
     decoder = Decoder(ModelSpec(tokenizer.vocabulary, 32, (layer,) * 2, 2048))
     return LanguageModel("tiny", TorchRunner(decoder), tokenizer, "tiny-fp32")
+
+
+@pytest.fixture(scope="session")
+def merging_model() -> LanguageModel:
+    """Another vocabulary: bytes and a few merges, no chat template; one layer of random weights."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("Ã", "©")]
+    vocabulary = {piece: i for i, piece in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    pieces = Pieces(BPE(vocabulary, merges))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces.decoder = decoders.ByteLevel()
+    pieces.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    tokenizer = Tokenizer(json.loads(pieces.to_str()), eos=["<|endoftext|>"])
+    layer = LayerSpec(AttentionSpec(2, 1, 8, rope=RopeSpec()), FeedForwardSpec(32))
+    torch.manual_seed(1)
+    decoder = Decoder(ModelSpec(tokenizer.vocabulary, 16, (layer,), 2048))
+    return LanguageModel("other", TorchRunner(decoder), tokenizer, "other-fp32")

@@ -187,3 +187,23 @@ def test_a_half_character_is_gone_on_with_after_reading_again(tiny_model):
 def test_what_cannot_be_read_is_refused(tiny_model, prompt, room):
     with pytest.raises(Fault):
         TokenRows(tiny_model, prompt, room)
+
+
+@given(st.text("the and é", min_size=1, max_size=8))
+@settings(max_examples=6)
+def test_the_tokenizers_own_tokens_are_one_of_the_tokenisations(merging_model, text):
+    """So the text over bytes is at least as likely as in them; and cuts keep both bounds."""
+    model = merging_model
+    tokens = model.tokenizer.encode(text)
+    scores_TV = model.runner.forward(torch.tensor([[3, *tokens]]))[0]
+    where = {int(token): v for v, token in enumerate(model.spelt.ids_V)}
+    own = sum(float(model.spelt.next(row).log_p_V[where[token]]) for row, token in zip(scores_TV, tokens, strict=False))
+    whole = Bytewise(TokenRows(model, [3], 32), width=10**6, least=0)
+    cut = Bytewise(TokenRows(model, [3], 32), width=2, least=0.01)
+    for byte in text.encode():
+        whole.step(byte)
+        cut.step(byte)
+    assert whole.unknown == 0 and whole.log_lower >= own - 1e-4
+    assert cut.log_lower <= whole.log_lower + 1e-4 and whole.log_lower <= cut.log_upper + 1e-4
+    again = TokenRows(model, [3], 32).again(text.encode())
+    assert again is not None and again[1] == pytest.approx(own, abs=1e-4)

@@ -1,6 +1,5 @@
 """Law 8: a Bayesian mixture of K members costs at most log2 K bits more than its best member."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -9,20 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, pre_tokenizers
-from tokenizers import Tokenizer as Pieces
-from tokenizers.models import BPE
 
 from openbook.answer.committee import Together, write_together
 from openbook.answer.seats import CLOSED, Passage, Seat
 from openbook.errors import Fault
-from openbook.lm.backends.torch import TorchRunner
-from openbook.lm.decoder import Decoder
 from openbook.lm.decoding.bytewise import END
 from openbook.lm.decoding.sampling import Sampling
-from openbook.lm.model import LanguageModel
-from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
-from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.decode import Step
 from openbook.mix.evidence import Evidence
 from openbook.mix.mixture import Mixture, Weights
@@ -31,23 +22,6 @@ from openbook.mix.sources.member import ByteText, BytewiseMember, Members, commo
 from openbook.mix.weights import normalise
 
 SHARED_FIXTURE = [HealthCheck.function_scoped_fixture]
-
-
-@pytest.fixture(scope="module")
-def other_model() -> LanguageModel:
-    """Another vocabulary: bytes and a few merges, no chat template; one layer of random weights."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("Ã", "©")]
-    vocabulary = {piece: i for i, piece in enumerate([*alphabet, *(a + b for a, b in merges)])}
-    pieces = Pieces(BPE(vocabulary, merges))
-    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    pieces.decoder = decoders.ByteLevel()
-    pieces.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
-    tokenizer = Tokenizer(json.loads(pieces.to_str()), eos=["<|endoftext|>"])
-    layer = LayerSpec(AttentionSpec(2, 1, 8, rope=RopeSpec()), FeedForwardSpec(32))
-    torch.manual_seed(1)
-    decoder = Decoder(ModelSpec(tokenizer.vocabulary, 16, (layer,), 2048))
-    return LanguageModel("other", TorchRunner(decoder), tokenizer, "other-fp32")
 
 
 def forced(mixture: Mixture, text) -> Evidence:
@@ -102,8 +76,10 @@ def test_real_members_of_one_vocabulary(tiny_model, text, count):
 
 @given(st.text("the and é", min_size=1, max_size=10))
 @settings(max_examples=6, suppress_health_check=SHARED_FIXTURE)
-def test_real_members_of_two_vocabularies(tiny_model, other_model, text):
-    sources = [BytewiseMember.of(model, [3, 5], Label(model.name, "model"), 32) for model in (tiny_model, other_model)]
+def test_real_members_of_two_vocabularies(tiny_model, merging_model, text):
+    sources = [
+        BytewiseMember.of(model, [3, 5], Label(model.name, "model"), 32) for model in (tiny_model, merging_model)
+    ]
     evidence = forced(Mixture(sources, even(2)), [*text.encode(), END])
     costs_no_more_than_allowed(evidence)
     assert -evidence.log_mix_T.sum() / math.log(2) <= -evidence.sufficiency_S.max() / math.log(2) + 1 + 1e-9
@@ -120,12 +96,12 @@ def test_one_member_many_times_is_the_member(tiny_model):
         thrice.advance(token)
 
 
-def test_vocabularies_that_differ_are_refused_by_name(tiny_model, other_model):
+def test_vocabularies_that_differ_are_refused_by_name(tiny_model, merging_model):
     assert common_vocabulary([tiny_model, replace(tiny_model, name="again")]) == tiny_model.tokenizer.vocabulary
     with pytest.raises(Fault, match=r"tiny has 259 tokens, other has 263; mix them over bytes"):
-        common_vocabulary([tiny_model, other_model])
+        common_vocabulary([tiny_model, merging_model])
     with pytest.raises(Fault, match="over bytes"):
-        write_together(Together([Seat("a", tiny_model), Seat("b", other_model)], "Who?", how="tokens"))
+        write_together(Together([Seat("a", tiny_model), Seat("b", merging_model)], "Who?", how="tokens"))
 
 
 def test_beams_part_as_rows_do(tiny_model):
@@ -163,12 +139,12 @@ def test_a_piece_weighs_its_members_as_they_stand_after_it(tiny_model):
         np.testing.assert_allclose(piece.share_S, np.exp(after.log_w_S), atol=1e-9)
 
 
-def test_a_model_without_a_template_goes_on_after_its_space(other_model):
+def test_a_model_without_a_template_goes_on_after_its_space(merging_model):
     """After "Answer:" comes a space, which is no part of the answer: its distribution is the one after that."""
-    prompt = Seat("other", other_model).prompt("Who?", ())
-    member = BytewiseMember.of(other_model, prompt, Label("other", "model"), 8)
+    prompt = Seat("other", merging_model).prompt("Who?", ())
+    member = BytewiseMember.of(merging_model, prompt, Label("other", "model"), 8)
     assert bytes(member.bytewise._text) == b" "
-    assert CLOSED.system in other_model.tokenizer.decode(prompt)
+    assert CLOSED.system in merging_model.tokenizer.decode(prompt)
 
 
 @pytest.mark.parametrize(
