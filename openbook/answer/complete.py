@@ -11,10 +11,10 @@ Shapes: T tokens, S sources (the passages in their order, the closed book last).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,6 +122,15 @@ def ask_again(
     return _all(completion.stream(question), on_token)
 
 
+def as_recorded(reader: Reader, text: str, how: Mapping[str, Any]) -> Answer:
+    """The same again, by what `Answer.settings["retrieval"]` records."""
+    retrieval = Retrieval(**{f.name: how[f.name] for f in fields(Retrieval)})
+    if how["asked"]:
+        return ask_again(reader, text, retrieval)
+    parts: dict[str, Any] = {"book": reader.book, "model": reader.model, "encoder": reader.encoder, "kept": reader.kept}
+    return complete(text, **parts, retrieval=retrieval, closed_share=how["closed_share"], settings=reader.settings)
+
+
 def _all(tokens: Generator[Token, None, Answer], on_token: Callable[[Token], None] | None) -> Answer:
     while True:
         try:
@@ -209,7 +218,7 @@ class Completion:
         if self.begun is not None and self.settings.constraint is None:
             whole, tokens = trimmed(tokens)
         book, settings = self.book, self.settings
-        mixed = {"closed_share": self.closed_share, "persistence": 0.0, "passages": 1}
+        how = {**self.lookup.retrieval.summary(), "closed_share": self.closed_share, "asked": self.begun is not None}
         return Answer(
             question=text,
             text=whole,
@@ -218,7 +227,7 @@ class Completion:
             seed=settings.sampling.seed,
             model=self.lookup.model.name,
             book={"path": str(book.path), "version": book.version} if book else {"path": None, "version": None},
-            settings={**settings.summary(), **self.lookup.retrieval.summary(), **mixed},
+            settings={**settings.summary(), "retrieval": how},
             sources=sources,
             tokens=tuple(tokens),
             citations=cite(whole, tokens, sources),

@@ -70,10 +70,14 @@ def replay(
         raise Fault(f"the answer was given at version {version}, the book is opened at {book.version}")
     if model.fingerprint != fingerprint:
         raise Fault(f"the answer was given by {fingerprint}, this model is {model.fingerprint}: not the same numbers")
-    fresh = write(
-        Reader(book, model, encoder, settings_from(answer["settings"], answer["seed"]), **kept), answer["question"]
-    )
-    return compare(answer, fresh)
+    told = dict(answer["settings"])
+    retrieval = told.pop("retrieval", None)  # of a text whose passage was looked up anew
+    reader = Reader(book, model, encoder, settings_from(told, answer["seed"]), **kept)
+    if retrieval is None:
+        return compare(answer, write(reader, answer["question"]))
+    from openbook.answer.complete import as_recorded
+
+    return compare(answer, as_recorded(reader, answer["question"], retrieval))
 
 
 def compare(answer: Mapping[str, Any], fresh: Answer) -> Replayed:

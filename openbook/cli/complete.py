@@ -15,6 +15,7 @@ from openbook.errors import Fault
 if TYPE_CHECKING:
     from openbook.answer.answer import Answer
     from openbook.config import Config
+    from openbook.lm.model import LanguageModel
     from openbook.mix.reading import Reader
     from openbook.mix.sources.retrieved import Retrieval
 
@@ -106,12 +107,14 @@ def complete(
     from openbook.mix.sources.retrieved import Retrieval
 
     retrieval = Retrieval(stride, query_tokens, by, rerank)
-    answer = _write(config, docs, book is not None, text, retrieval, closed_share, not as_json)
+    answer, model_used = _write(config, docs, book is not None, text, retrieval, closed_share, not as_json)
     facts = answer.to_dict()
     if as_json:
         print_json(facts)
     if (path := answer.book["path"]) is not None:
-        keep_answer(Path(path), facts)
+        from openbook.answer.replay import run_of
+
+        keep_answer(Path(path), {**facts, "run": run_of(model_used, config.model_dump(mode="json"))})
     if html is not None:
         save_page(facts, html)
 
@@ -132,7 +135,7 @@ def _text(given: str) -> str:
 
 def _write(
     config: Config, docs: Path | None, named: bool, text: str, retrieval: Retrieval, closed_share: float, show: bool
-) -> Answer:
+) -> tuple[Answer, LanguageModel]:
     from openbook.answer.complete import complete
     from openbook.answer.terminal import Stream
 
@@ -149,6 +152,7 @@ def _write(
         answer = complete(text, model=model, settings=settings_of(config), **told)
     else:
         reader = reader_for(config, docs)
+        model = reader.model
         with bar_if_told() as reader.progress:
             answer = complete(
                 text,
@@ -163,7 +167,7 @@ def _write(
         live.finish(answer.to_dict())
     elif show:
         print_answer(answer.to_dict())
-    return answer
+    return answer, model
 
 
 def again(reader: Reader, question: str, stride: int, show: bool) -> Answer:

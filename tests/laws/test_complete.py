@@ -8,6 +8,7 @@ import torch
 
 from openbook.answer.complete import ask_again, complete
 from openbook.answer.html import render_html
+from openbook.answer.replay import replay, run_of
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
 from openbook.errors import Fault
@@ -124,7 +125,7 @@ def test_a_question_is_read_under_the_passages_that_ask_keeps(tiny_model, book):
     retrieval = Retrieval(4, by="fused", rerank=3, passage_tokens=512)
     answer = ask_again(reader, question, retrieval)
     assert "".join(token.text for token in answer.tokens) == answer.text
-    assert answer.question == question and answer.settings["stride"] == 4
+    assert answer.question == question and answer.settings["retrieval"]["stride"] == 4
     # The text under the first passage is what `ask` reads under it, and its passage is kept under the same name.
     frame, text = asking(Framing(tiny_model.tokenizer, settings.prompt), question)
     lookup = Lookup(tiny_model, book, HashedWords(), retrieval, reader.kept, frame)
@@ -152,3 +153,15 @@ def test_a_question_longer_than_the_context_is_refused(tiny_model, book):
     reader = Reader(book, tiny_model, HashedWords(), Settings(max_tokens=12, margin=None), PrefixStore(1 << 26))
     with pytest.raises(Fault, match="shorter"):
         ask_again(reader, "Who led the comet team? " * 100, Retrieval(4))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_is_recorded_says_it_all_again(tiny_model, book, asked):
+    settings = Settings(max_tokens=16, margin=None, sampling=Sampling(6.0, seed=4), cut_repeats=False)
+    reader = Reader(book, tiny_model, HashedWords(), settings, PrefixStore(1 << 26))
+    retrieval = Retrieval(4, 20, "dense", rerank=2, rerank_tokens=7)
+    text = "Who led the comet team?"
+    one = ask_again(reader, text, retrieval) if asked else told(tiny_model, book, text, settings, closed_share=0.2)
+    kept = json.loads(json.dumps({**one.to_dict(), "run": run_of(tiny_model, {})}))
+    again = replay(kept, book, tiny_model, HashedWords(), kept=reader.kept)
+    assert again.same and again.largest == 0 and again.answer.sources == one.sources

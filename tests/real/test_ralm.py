@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +19,8 @@ from openbook.measure.ways.ralm import retrieved
 from openbook.mix.settings import Settings
 from openbook.mix.sources.retrieved import Retrieval
 
-DOCS = Path(__file__).parents[2] / "docs"
-PROMPT = "The cosine of two vectors and BM25 are joined by a sum of both, because ranks"
-TOKENS = 24
+PROMPT = "The comet was first seen by the team from the hill over the bridge, and"
+TOKENS = 10
 NOTES = {
     "comet.md": "# The comet\n\nDr. Ingrid Vass led the comet team in 2019. It was seen from Harrow station.",
     "bridge.md": "# The bridge\n\nThe bridge over the Larch is 212 metres long. It was opened in 1931.",
@@ -39,8 +37,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    made = open_book(tmp_path_factory.mktemp("books") / "docs.book")
-    made.add(DOCS / "book.md", DOCS / "evidence.md", encoder=HashedWords())
+    folder = tmp_path_factory.mktemp("notes")
+    for name, text in NOTES.items():
+        (folder / name).write_text(text, "utf-8")
+    made = open_book(tmp_path_factory.mktemp("books") / "notes.book")
+    made.add(folder, encoder=HashedWords())
     return made
 
 
@@ -57,7 +58,8 @@ def test_without_a_book_it_writes_what_the_model_writes(model):
 
 
 def test_what_it_wrote_is_scored_as_it_was_written(model, book):
-    retrieval = Retrieval(stride=8, rerank=2)
+    model = load_model("smollm2", backend="torch", precision="fp32")  # bf16 keys make sums of another order differ
+    retrieval = Retrieval(stride=4, rerank=2)
     answer = complete(
         PROMPT, book=book, model=model, encoder=HashedWords(), retrieval=retrieval, settings=WRITING,
         kept=PrefixStore(1 << 28),
@@ -69,8 +71,7 @@ def test_what_it_wrote_is_scored_as_it_was_written(model, book):
         pytest.skip("the text written has other tokens when it is read again")
     window = replace(windows(text, len(text), 1)[0], count=len(text) - begin)
     [scored] = retrieved(Subject(model, book, HashedWords()), [window], retrieval=retrieval)
-    np.testing.assert_allclose(scored, answer.evidence.log_mix_T, atol=0.15)  # keys in bf16, sums in another order
-    assert abs(scored.sum() - answer.evidence.log_mix_T.sum()) < 0.3
+    np.testing.assert_allclose(scored, answer.evidence.log_mix_T, atol=1e-3)
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
@@ -90,13 +91,15 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
         return json.loads(capsys.readouterr().out)
 
     written = told("complete", "held.txt", "--docs", "notes", "--stride", "4", "--max-tokens", "8")
-    assert written["question"].startswith("The comet") and written["settings"]["stride"] == 4
+    assert written["question"].startswith("The comet") and written["settings"]["retrieval"]["stride"] == 4
     assert written["sources"][0]["document"].endswith("comet.md") and len(written["tokens"]) <= 8
     kept = told("why")
     assert kept["answer"] == written["answer"] and kept["sources"] == written["sources"]
     book = written["book"]["path"]
     asked = told("ask", "Who led the comet team?", "--book", book, "--stride", "4", "--max-tokens", "6", "--anyway")
-    assert [source["kind"] for source in asked["sources"]][-1] == "closed_book" and asked["settings"]["by"] == "fused"
+    assert [source["kind"] for source in asked["sources"]][-1] == "closed_book" and asked["settings"]["retrieval"][
+        "by"
+    ] == "fused"
     ways = ("--way", "model alone", "--way", "ralm-bm25-s4", "--way", "ralm-bm25-of4-s4")
     figures = told("eval", "lm", "held.txt", "--book", book, *ways)
     assert list(figures["ways"]) == ["model alone", "ralm-bm25-s4", "ralm-bm25-of4-s4"] and figures["copied"] == 0

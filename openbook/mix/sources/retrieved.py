@@ -16,7 +16,8 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,16 +81,9 @@ class Retrieval:
         """ℓ."""
         return QUERY_TOKENS.get(self.by, 32) if self.query_tokens is None else self.query_tokens
 
-    def summary(self) -> dict[str, object]:
-        """What an answer records of it."""
-        return {
-            "stride": self.stride,
-            "query_tokens": self.length,
-            "by": self.by,
-            "rerank": self.rerank,
-            "rerank_tokens": self.rerank_tokens,
-            "passage_tokens": self.passage_tokens,
-        }
+    def summary(self) -> dict[str, Any]:
+        """What an answer records of it: `Retrieval(**summary)` is it again."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
