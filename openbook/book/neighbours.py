@@ -202,25 +202,23 @@ class Neighbours:
 
     def _keys(self, rows_QC: Rows) -> npt.NDArray[np.float16]:
         """Keys `[Q, C, M]` as they are stored, of row 0 where a row is −1."""
-        flat = np.maximum(rows_QC.ravel(), 0)
-        if len(self.segments) == 1:
-            keys = np.asarray(self.segments[0].keys_NM)[flat]
+        return self._gather(rows_QC, [segment.keys_NM for segment in self.segments])
+
+    def _values(self, rows_Qk: Rows) -> npt.NDArray[np.int32]:
+        return self._gather(rows_Qk, [segment.values_N for segment in self.segments])
+
+    def _gather(self, rows: Rows, columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """What a column of the segments has at these rows."""
+        flat = np.maximum(rows.ravel(), 0)
+        if len(columns) == 1:
+            gathered = np.asarray(columns[0])[flat]
         else:
-            keys = np.empty((len(flat), self.width), np.float16)
+            gathered = np.empty((len(flat), *columns[0].shape[1:]), columns[0].dtype)
             of = np.searchsorted(self._starts, flat, side="right") - 1
             for at in np.unique(of):
                 mine = of == at
-                keys[mine] = np.asarray(self.segments[at].keys_NM)[flat[mine] - self._starts[at]]
-        return keys.reshape(*rows_QC.shape, self.width)
-
-    def _values(self, rows_Qk: Rows) -> npt.NDArray[np.int32]:
-        flat = np.maximum(rows_Qk.ravel(), 0)
-        values = np.zeros(len(flat), np.int32)
-        of = np.searchsorted(self._starts, flat, side="right") - 1
-        for at in np.unique(of):
-            mine = of == at
-            values[mine] = self.segments[at].values_N[flat[mine] - self._starts[at]]
-        return values.reshape(rows_Qk.shape)
+                gathered[mine] = np.asarray(columns[at])[flat[mine] - self._starts[at]]
+        return gathered.reshape(*rows.shape, *columns[0].shape[1:])
 
 
 def open_neighbours(book: Book, model: str) -> Neighbours:
