@@ -5,7 +5,7 @@
 self-consistency of each single member at as many tokens as the way took (a line a question, then the table).
 
 .venv/bin/python bench/committee.py text wiki.txt [--skip 0] [--bytes 3072] [--chunk 1024] [--members smollm2 gemma3]
-.venv/bin/python bench/committee.py qa squad-dev-1.1-open.json.gz [--questions 40] [--skip 0] [--seconds 1300]
+.venv/bin/python bench/committee.py qa squad-dev-1.1-open.json.gz [--questions 40] [--longest CHARACTERS]
 .venv/bin/python bench/committee.py table FILE...   # the table of lines that runs of `qa` printed
 """
 
@@ -38,7 +38,7 @@ from openbook.mix.sources.member import LEAST, WIDTH, BytewiseMember
 from openbook.mix.weights import normalise
 
 TERSE = "Copy the answer to the question from the text, in as few words as possible."
-SAMPLES, MANY = 5, 40
+SAMPLES, MANY = 5, 24
 """Answers that each member draws, and that self-consistency may draw of one where it is given more tokens."""
 
 
@@ -107,7 +107,9 @@ def qa_main(options: argparse.Namespace) -> None:
     squad = read_squad(options.file)
     rows = []
     began = time.perf_counter()
-    for question in squad.sample(options.questions, skip=options.skip):
+    sampled = squad.sample(len(squad.questions), skip=options.skip)
+    short = [question for question in sampled if len(squad.paragraphs[question.document]) <= options.longest]
+    for question in short[: options.questions]:
         if time.perf_counter() - began > options.seconds:
             break
         rows.append(one_question(seats, question, squad.paragraphs[question.document], options.tokens))
@@ -192,6 +194,7 @@ def main() -> None:
     qa.add_argument("file", type=Path)
     qa.add_argument("--questions", type=int, default=40)
     qa.add_argument("--skip", type=int, default=0)
+    qa.add_argument("--longest", type=int, default=10_000)
     qa.add_argument("--tokens", type=int, default=20)
     qa.add_argument("--seconds", type=float, default=1300)
     qa.set_defaults(run=qa_main)
