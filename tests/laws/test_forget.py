@@ -9,6 +9,7 @@ import shutil
 import string
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -312,6 +313,22 @@ def test_what_cannot_be_read_is_not_proved(book: Book) -> None:
         raise RuntimeError(book.prove(secret).left)
 
 
+def test_an_index_over_vectors_is_made_anew(tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index of a large book, made here for a small one."""
+    monkeypatch.setattr("openbook.book.dense.EXACT", 20)
+    monkeypatch.setattr("openbook.book.dense.ROWS", 16)
+    for index in range(40):
+        (notes / f"{index}.md").write_text(f"A stone {index} lies in the river, and number{index}th it is.")
+    book = open_book(tmp_path / "large")
+    book.add(notes, encoder=ENCODER)
+    before = {path.parent.name for path in book.path.rglob("index.idx")}
+    done = book.forget("notes/mill.md", "notes/7.md")
+    after = {path.parent.name for path in book.path.rglob("index.idx")}
+    assert before and after and not before & after
+    assert book.prove(done.traces).left == []
+    assert find(book, "number8th", k=1, encoder=ENCODER)[0].passage.document == "notes/8.md"
+
+
 def test_after_it_the_document_can_be_added_again(book: Book, notes: Path) -> None:
     book.forget("notes/mill.md")
     assert book.add(notes, encoder=ENCODER).documents == 1
@@ -372,9 +389,22 @@ def child(path: Path, calls: int, *documents: str) -> int | None:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def killed_and_finished(book: Book, path: Path, secret: Traces, calls: int) -> None:
+def child_of_the_clock(path: Path, seconds: float, *documents: str) -> None:
+    """Killed from outside, so also in the middle of what Lance does."""
+    command = [sys.executable, "-c", CHILD.replace("sys.setprofile(count)", "print(flush=True)"), str(path), "0"]
+    with subprocess.Popen([*command, *documents], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.kill()
+
+
+def killed_and_finished(book: Book, path: Path, secret: Traces, when: int | float) -> None:
     shutil.copytree(book.path, path)
-    child(path, calls, "notes/mill.md")
+    if isinstance(when, int):
+        child(path, when, "notes/mill.md")
+    else:
+        child_of_the_clock(path, when, "notes/mill.md")
     there = {d.name for d in open_book(path).documents()}
     assert there - {"notes/mill.md"} == {"notes/comet.md", "notes/river.md"}
     assert find(open_book(path), "comet", k=1, encoder=ENCODER)[0].passage.document == "notes/comet.md"
@@ -404,7 +434,7 @@ def whole(book: Book, tmp_path: Path) -> tuple[int, Traces]:
 def test_killed_at_any_moment_it_is_before_or_after_and_can_be_finished(book: Book, tmp_path: Path) -> None:
     total, traces = whole(book, tmp_path)
     draw = random.Random(3)
-    for _ in range(4):
+    for _ in range(3):
         killed_and_finished(book, tmp_path / "killed", traces, draw.randrange(total // 20, total))
 
 
@@ -413,6 +443,14 @@ def test_killed_at_many_moments(book: Book, tmp_path: Path) -> None:
     total, traces = whole(book, tmp_path)
     for calls in range(total // 20, total, max(1, total // 60)):
         killed_and_finished(book, tmp_path / "killed", traces, calls)
+
+
+@pytest.mark.sweep
+def test_killed_by_the_clock(book: Book, tmp_path: Path) -> None:
+    _, traces = whole(book, tmp_path)
+    draw = random.Random(5)
+    for _ in range(20):
+        killed_and_finished(book, tmp_path / "killed", traces, draw.uniform(0.02, 0.9))
 
 
 # -- What the prover stands on ----------------------------------------------------------------------------------------
