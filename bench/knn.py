@@ -25,7 +25,7 @@ from openbook.lm.model import LanguageModel, load_model
 from openbook.measure.lm import Subject, windows
 from openbook.measure.machine import processor
 from openbook.measure.ways.knn import Foretold, foretell
-from openbook.mix.sources.neighbours import Knn, adapted
+from openbook.mix.sources.neighbours import Knn
 
 LAMBDAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
@@ -63,7 +63,7 @@ def report(said: Foretold) -> None:
     alone = float(np.exp(-said.log_p_T.mean()))
     fixed = {share: float(np.exp(-said.mixed(share).mean())) for share in LAMBDAS}
     best = min(fixed, key=lambda share: fixed[share])
-    auto = float(np.exp(-said.mixed(adapted(said.nearest_T)).mean()))
+    auto = float(np.exp(-said.mixed(said.share_T).mean()))
     near = np.percentile(said.nearest_T, [10, 50, 90])
     print(f"  {len(said.log_p_T):,} tokens; nearest key at {near[0]:.2f}, {near[1]:.2f}, {near[2]:.2f} of the variance")
     for name, figure in {

@@ -28,7 +28,7 @@ from openbook.mix.prompt import Framing
 from openbook.mix.reading import Reader
 from openbook.mix.settings import Settings
 from openbook.mix.source import Label, Tap
-from openbook.mix.sources.neighbours import Knn, NeighboursSource, adapted, log_p_of
+from openbook.mix.sources.neighbours import Knn, NeighboursSource, adapted, agreement, log_p_of
 
 KNN = Label("knn", "neighbours")
 
@@ -73,12 +73,20 @@ def test_p_knn_is_khandelwals(tmp_path_factory, seed, count, k, temperature):
         assert sum(near.p for near in source.near(0, token)) <= wanted[token] + 1e-4
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=20))
-def test_the_share_falls_with_the_distance_and_is_none_when_all_is_far(distances):
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=20), st.floats(0, 1))
+def test_the_share_falls_with_the_distance_and_is_none_when_all_is_far(distances, agreed):
     d = np.sort(np.array(distances))
-    share = adapted(d)
-    assert ((share >= 0) & (share < 1)).all() and (np.diff(share) <= 0).all()
-    assert (share[d >= 1] == 0).all() and adapted([1e9]) == 0 and adapted([0.0]) > 0.5
+    share = adapted(d, agreed)
+    assert ((share >= 0) & (share < 1)).all() and (np.diff(share) <= 0).all() and (adapted(d, 1.0) >= share).all()
+    assert (share[d >= 1] == 0).all() and adapted([1e9], 1.0) == 0 and adapted([0.0], 1.0) > 0.9
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 99))
+def test_agreement_is_the_chance_that_two_neighbours_say_the_same(values, seed):
+    p = np.random.default_rng(seed).dirichlet(np.ones(len(values)))
+    found = Found(np.zeros((1, len(p)), np.float32), np.array([values], np.int32), np.arange(len(p))[None])
+    by_token = np.bincount(values, weights=p)
+    assert np.isclose(agreement(found, np.log(p[None]))[0], (by_token**2).sum())
 
 
 class Drawn:
@@ -243,7 +251,7 @@ def test_no_share_is_as_without_to_the_bit(reader, monkeypatch):
         return [(s.token, s.log_p) for s in generate(reading.mixture, Sampling(), Draft(frozenset()), 12)]
 
     without = written(reader.settings)
-    monkeypatch.setattr("openbook.mix.sources.neighbours.adapted", lambda d: np.zeros_like(d))
+    monkeypatch.setattr("openbook.mix.sources.neighbours.adapted", lambda d, agreed: np.zeros_like(d))
     assert written(replace(reader.settings, lambda_knn="auto")) == without
 
 

@@ -52,9 +52,11 @@ def foretell(subject: Subject, windows: Sequence[Window], neighbours: Neighbours
         wanted_T = torch.tensor(window.tokens[-window.count :], device=logits_TV.device)
         said_T = logits_TV.gather(1, wanted_T[:, None])[:, 0].double().cpu().numpy()
         found = neighbours.search(tap_1TM[0, columns.start :].cpu().numpy(), knn.k)
-        log_p_knn_T = log_p_of(found, knn.log_p(found, neighbours.variance), wanted_T.cpu().numpy())
+        log_p_Tk = knn.log_p(found, neighbours.variance)
+        log_p_knn_T = log_p_of(found, log_p_Tk, wanted_T.cpu().numpy())
         nearest_T = found.distances_Qk[:, 0].astype(np.float64) / max(neighbours.variance, 1e-30)
-        yield Foretold(said_T - normalisers(logits_TV), log_p_knn_T, knn.shares(found, neighbours.variance), nearest_T)
+        share_T = knn.shares(found, log_p_Tk, neighbours.variance)
+        yield Foretold(said_T - normalisers(logits_TV), log_p_knn_T, share_T, nearest_T)
 
 
 def mixed(subject: Subject, windows: Sequence[Window], *, share: LambdaKnn) -> Iterator[Array]:

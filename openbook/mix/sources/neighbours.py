@@ -4,8 +4,9 @@
     p(y | x) = λ_t p_kNN(y | x) + (1 − λ_t) p_others(y | x)
 
 (Khandelwal 2020, arXiv 1911.00172, equations 2 and 3; d is the *squared* L2 distance.) The published λ is one number.
-It hurts most tokens, and open-ended text (Wang 2023, arXiv 2305.14625): so by default λ_t falls with the distance of
-the nearest key, measured in the keys' total variance, and is 0 where even the nearest is far.
+It hurts most tokens, and open-ended text (Wang 2023, arXiv 2305.14625): so under `auto` λ_t falls with the distance of
+the nearest key, measured in the keys' total variance, and with what the neighbours disagree about; it is 0 where even
+the nearest is far.
 
 Shapes: Q queries, k neighbours, V vocabulary, M width.
 """
@@ -34,18 +35,27 @@ NEAREST = 64
 TEMPERATURE = 0.1
 """T, in the keys' total variance."""
 MOST = 0.95
-"""λ_t = MOST · (1 − d₁)² where d₁, the nearest distance in the keys' total variance, is below 1 (docs/knn-lm.md)."""
+"""λ_t = MOST · (1 − d₁) · Σ_y p_kNN(y)², 0 where d₁, the nearest distance in the keys' total variance, is 1 or more."""
 SHOWN = 4
 """Neighbours of a token that are kept to be shown: those that spoke loudest for it."""
 
 
-def adapted(d1_Q: npt.ArrayLike) -> Array:
-    """λ of queries whose nearest key is so far, in the keys' total variance: falling, and 0 from 1 on.
+def adapted(d1_Q: npt.ArrayLike, agreement_Q: npt.ArrayLike) -> Array:
+    """λ of queries whose nearest key is so far, in the keys' total variance, and whose neighbours agree so much.
 
-    Two keys that have nothing to do with each other are twice the variance apart, a key and the mean of all once.
+    Two keys that have nothing to do with each other are twice the variance apart, a key and the mean of all once. The
+    agreement `Σ_y p_kNN(y)²` is how likely two neighbours, drawn by their parts, have the same token (docs/knn-lm.md).
     """
     near: Array = np.maximum(1 - np.asarray(d1_Q, dtype=np.float64), 0)
-    return MOST * near * near
+    return MOST * near * np.asarray(agreement_Q)
+
+
+def agreement(found: Found, log_p_Qk: Array) -> Array:
+    """`Σ_y p_kNN(y)²` of each query `[Q]`."""
+    p_Qk = np.exp(log_p_Qk)
+    same_Qkk = found.values_Qk[:, :, None] == found.values_Qk[:, None, :]
+    agreed: Array = np.einsum("qi,qj,qij->q", p_Qk, p_Qk, same_Qkk)
+    return agreed
 
 
 class Near(NamedTuple):
@@ -77,13 +87,13 @@ class Knn:
         log_p_Qk: Array = log_u_Qk - top_Q1 - np.log(np.exp(log_u_Qk - top_Q1).sum(1, keepdims=True))
         return log_p_Qk
 
-    def shares(self, found: Found, variance: float) -> Array:
+    def shares(self, found: Found, log_p_Qk: Array, variance: float) -> Array:
         """λ_t of each query `[Q]`."""
         if self.share != "auto":
             return np.full(len(found.distances_Qk), float(self.share))
         if variance == 0:
             return np.zeros(len(found.distances_Qk))
-        return adapted(found.distances_Qk[:, 0].astype(np.float64) / variance)
+        return adapted(found.distances_Qk[:, 0].astype(np.float64) / variance, agreement(found, log_p_Qk))
 
 
 def log_p_of(found: Found, log_p_Qk: Array, tokens_Q: npt.ArrayLike) -> Array:
@@ -137,7 +147,7 @@ class NeighboursSource:
         found = self.neighbours.search(self._tap.state_M.float().cpu().numpy()[None], self.knn.k)
         variance = self.neighbours.variance
         log_p_1k = self.knn.log_p(found, variance)
-        self._share = float(self.knn.shares(found, variance)[0])
+        self._share = float(self.knn.shares(found, log_p_1k, variance)[0])
         self.trace.append((found, log_p_1k))
         return self._scores(found, log_p_1k)
 
