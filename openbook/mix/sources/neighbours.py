@@ -47,7 +47,8 @@ def adapted(d1_Q: npt.ArrayLike, agreement_Q: npt.ArrayLike) -> Array:
     agreement `Σ_y p_kNN(y)²` is how likely two neighbours, drawn by their parts, have the same token (docs/knn-lm.md).
     """
     near: Array = np.maximum(1 - np.asarray(d1_Q, dtype=np.float64), 0)
-    return MOST * near * np.asarray(agreement_Q)
+    share: Array = MOST * near * np.asarray(agreement_Q)
+    return share
 
 
 def agreement(found: Found, log_p_Qk: Array) -> Array:
