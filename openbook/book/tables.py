@@ -83,11 +83,11 @@ def vectors(vectors_NM: npt.NDArray[np.float32]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors_NM.shape[1])
 
 
-def session() -> lance.Session:
+def session(of_indices: int = INDEX_CACHE) -> lance.Session:
     """What a reader keeps in memory of indices and files, bounded; to be shared by tables and versions of a book."""
     from lance import Session
 
-    return Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+    return Session(index_cache_size_bytes=of_indices, metadata_cache_size_bytes=METADATA_CACHE)
 
 
 def open_at(path: Path, version: int, kept: lance.Session | None = None) -> lance.LanceDataset:
@@ -108,7 +108,7 @@ def create(path: Path, schema: pa.Schema) -> lance.LanceDataset:
 
 def writable(path: Path, version: int) -> lance.LanceDataset:
     """A table whose newest version is `version` again, whatever an interrupted writer left after it."""
-    table = open_at(path, version)
+    table = open_at(path, version, session(METADATA_CACHE))  # a writer reads an index once, to join it
     if table.latest_version != version:
         table.restore()
     return table
