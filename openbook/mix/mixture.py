@@ -21,10 +21,6 @@ from openbook.mix.mixing import mix, normalisers
 from openbook.mix.source import SHARING, Expecting, Label, Sharing, Source
 from openbook.mix.weights import Array, cap_weights, normalise, persist
 
-IMPOSSIBLE = -1e30
-"""The score of a token that cannot be, for sources of which most tokens cannot: a number, because what adds up scores
-piece by piece takes the largest of a piece from the others, and −∞ from −∞ is no number."""
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -104,7 +100,6 @@ class Mixture:
     def log_p_of(self, token: int) -> Array:
         """Each source's log-probability `[S]` of this token; −∞ where it cannot be."""
         column_S: Array = self.scores_SV[:, token].double().cpu().numpy()
-        column_S[column_S <= IMPOSSIBLE] = -np.inf
         return column_S - self.log_z_S
 
     @property

@@ -23,7 +23,7 @@ from openbook.lm.decoding.sampling import Sampling
 from openbook.mix.decode import generate
 from openbook.mix.evidence import Evidence
 from openbook.mix.memorise import memorise, tokens_of
-from openbook.mix.mixture import IMPOSSIBLE, Mixture, Weights
+from openbook.mix.mixture import Mixture, Weights
 from openbook.mix.prompt import Framing
 from openbook.mix.reading import Reader
 from openbook.mix.settings import Settings
@@ -116,8 +116,8 @@ def drawn(draw, V: int, length: int, shares) -> Drawn:
     for t in range(length + 1):
         for v in range(1, V):
             if draw(st.booleans()):
-                scores_TV[t, v] = IMPOSSIBLE
-    return Drawn(scores_TV.log_softmax(-1).clamp(min=IMPOSSIBLE), [draw(shares) for _ in range(length + 1)])
+                scores_TV[t, v] = -torch.inf
+    return Drawn(scores_TV.log_softmax(-1), [draw(shares) for _ in range(length + 1)])
 
 
 def forced(sources, weights, text) -> tuple[Mixture, list[torch.Tensor], Evidence]:

@@ -108,3 +108,15 @@ def test_normalisers_are_logs_of_sums_of_exponentials(rows: int, words: int, sca
     scores_RV = scale * torch.randn(rows, words, generator=torch.Generator().manual_seed(seed))
     exact_R = torch.logsumexp(scores_RV.double(), dim=1).numpy()
     np.testing.assert_allclose(normalisers(scores_RV), exact_R, rtol=2e-6, atol=2e-5)
+
+
+def test_a_source_of_which_few_tokens_can_be_is_summed_over_those() -> None:
+    """Whole stretches of a vocabulary in which nothing can be, as a datastore's few neighbours leave them."""
+    scores_SV = torch.full((2, 40_000), -torch.inf)
+    scores_SV[0] = torch.linspace(-3, 3, 40_000)
+    scores_SV[1, 20_011] = 0.0
+    log_mix_V, log_z_S = mix(scores_SV, np.log([0.25, 0.75]))
+    expected_V = torch.logsumexp(scores_SV.double().log_softmax(1) + torch.log(torch.tensor([[0.25], [0.75]])), dim=0)
+    assert torch.allclose(log_mix_V.double(), expected_V, atol=1e-5)
+    assert log_z_S[1] == 0
+    assert normalisers(scores_SV)[1] == 0

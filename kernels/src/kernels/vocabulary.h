@@ -20,16 +20,17 @@ void log_sum(const float* scores, int64_t count, float* most_of, double* total) 
   for (int64_t i = 0; i < whole; i += 16) top = larger(top, load(scores + i));
   float peak = largest(top);
   for (int64_t i = whole; i < count; i++) peak = scores[i] > peak ? scores[i] : peak;
+  float by = peak == -INFINITY ? 0 : peak;  // where no token can be, their sum is 0
   double all = 0;
   for (int64_t i = 0; i < count; i += 1024) {  // short sums in floats, the long one in doubles
     Vf part = zero();
     for (int64_t j = i; j < i + 1024 && j < whole; j += 16) {
-      Vf v = load(scores + j) - set(peak);
+      Vf v = load(scores + j) - set(by);
       part = part + where_greater(v, set(-87.f), exp(v), where_greater(set(-87.f), v, zero(), v));
     }
     all += sum(part);
   }
-  for (int64_t i = whole; i < count; i++) all += std::exp(scores[i] - peak);
+  for (int64_t i = whole; i < count; i++) all += std::exp(scores[i] - by);
   *most_of = peak;
   *total = all;
 }

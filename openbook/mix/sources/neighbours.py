@@ -23,7 +23,6 @@ from torch import Tensor
 
 from openbook.book.neighbours import Found, Neighbours
 from openbook.errors import Fault
-from openbook.mix.mixture import IMPOSSIBLE
 from openbook.mix.share import LambdaKnn, check_lambda
 from openbook.mix.source import Label, Tap
 from openbook.mix.weights import Array
@@ -158,7 +157,7 @@ class NeighboursSource:
             raise Fault(f"{self.neighbours.folder} holds tokens that this model has not; delete it and add again")
         tokens, at = np.unique(values, return_inverse=True)
         p = np.bincount(at, weights=np.exp(log_p_1k[0]))
-        scores_1V = torch.full((1, self._vocabulary), IMPOSSIBLE)
+        scores_1V = torch.full((1, self._vocabulary), -torch.inf)
         with np.errstate(divide="ignore"):
             scores_1V[0, torch.from_numpy(tokens.astype(np.int64))] = torch.from_numpy(np.log(p)).float()
         return scores_1V
