@@ -28,6 +28,8 @@ from openbook.measure.ways.knn import Foretold, foretell
 from openbook.mix.sources.neighbours import Knn
 
 LAMBDAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+DIRECTIONS = 48
+"""Of made-up keys, fewer than their width: so few that k-means finds lists of like size."""
 
 
 def joined(parts: list[Foretold]) -> Foretold:
@@ -79,9 +81,8 @@ def cost(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     width = model.spec.width
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        centres = np.random.default_rng(0).standard_normal((2048, width)).astype(np.float32)
-        store = _random(Path(folder), arguments.rows, centres)
-        queries = _near(centres, arguments.steps, 1)
+        store = _random(Path(folder), arguments.rows, width)
+        queries = _drawn(arguments.steps, width, 1)
         prompt = torch.randint(0, model.spec.vocabulary, (1, 300))
         cache = model.runner.cache([None], room=300 + arguments.steps)
         store.search(queries, 64)
@@ -104,21 +105,24 @@ def _quartiles(seconds: list[float]) -> str:
     return " ".join(f"{1e3 * value:.2f}" for value in statistics.quantiles(seconds, n=4))
 
 
-def _near(centres: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _drawn(count: int, width: int, seed: int) -> np.ndarray:
+    """Random keys that fill few of their dimensions, as a model's do: in all of them every key is as far as any other,
+    and an index would put most into one list."""
+    directions = np.random.default_rng(0).standard_normal((DIRECTIONS, width), dtype=np.float32)
+    scales = 1 / np.sqrt(1 + np.arange(DIRECTIONS, dtype=np.float32))
     draw = np.random.default_rng(seed)
-    spread = draw.standard_normal((count, centres.shape[1]), dtype=np.float32)
-    near: np.ndarray = centres[draw.integers(0, len(centres), count)] + 0.7 * spread
-    return near
+    keys: np.ndarray = (scales * draw.standard_normal((count, DIRECTIONS), dtype=np.float32)) @ directions
+    return keys + 0.1 * draw.standard_normal(keys.shape, dtype=np.float32)
 
 
-def _random(folder: Path, rows: int, centres: np.ndarray) -> Neighbours:
-    """A datastore of random keys around these centres."""
+def _random(folder: Path, rows: int, width: int) -> Neighbours:
+    """A datastore of random keys."""
     began = time.perf_counter()
-    writer = SegmentWriter(folder, centres.shape[1])
+    writer = SegmentWriter(folder, width)
     for at in range(0, rows, SEGMENT):
         count = min(SEGMENT, rows - at)
         values = np.random.default_rng(at).integers(0, 49_152, count)
-        writer.append(("random", "h"), at, rows, _near(centres, count, 2 + at), values, np.arange(at, at + count))
+        writer.append(("random", "h"), at, rows, _drawn(count, width, 2 + at), values, np.arange(at, at + count))
     tend(writer)
     print(f"{rows:,} keys stored and indexed in {time.perf_counter() - began:.0f} s", flush=True)
     return Neighbours(folder)

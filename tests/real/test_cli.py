@@ -370,7 +370,8 @@ def test_a_bad_model_is_refused(run: Run, bad_models: dict[str, Path], name: str
 
 
 def test_neighbours_that_were_not_made_are_named(run: Run) -> None:
-    one_fault(run("ask", QUESTION, "--docs", "notes", "--lambda-knn", "auto"), "no neighbours", "--neighbours")
+    run("add", "notes", "--book", "notes.book")
+    one_fault(run("ask", QUESTION, "--book", "notes.book", "--lambda-knn", "auto"), "no neighbours", "--neighbours")
 
 
 def test_documents_that_cannot_be_read_are_a_fault(run: Run, docs: Path, tmp_path: Path) -> None:
