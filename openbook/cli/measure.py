@@ -1,4 +1,4 @@
-"""Commands that measure: `eval qa`, `eval lm`, `eval evidence`."""
+"""Commands that measure: `eval qa`, and those of files beside this one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import typer
 
 from openbook.cli import measure_attacks, measure_evidence, measure_lm, options
 from openbook.cli.answers import settings_of
-from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
-from openbook.errors import Fault
+from openbook.cli.questions import asked_of
 
 if TYPE_CHECKING:
     from openbook.measure.qa import Table
@@ -63,22 +62,9 @@ def qa(
         backend=backend,
         kv_codec=kv_codec,
     )
-    from openbook.measure.squad import book_of, read_squad
-
-    data = read_squad(file)
-    if skip >= len(data.questions):
-        raise Fault(f"--skip {skip} leaves out every question: {file} has {len(data.questions)}")
-    embedder = encoder(config)
-    with progress_bar() as progress:
-        book = book_of(data, embedder, progress)
-    from openbook.cli.models import here
-
-    name = here(config.model or "smollm2")
     from openbook.measure.qa import measure, table
-    from openbook.mix.reading import Reader
 
-    reader = Reader(book, options.model_of(config, name), embedder, settings_of(config))
-    asked = data.sample(questions, skip=skip)
+    _, asked, reader = asked_of(file, config, settings_of(config), questions, skip)
     outcomes = []
     with progress_bar() as progress:
         for outcome in measure(reader, asked):

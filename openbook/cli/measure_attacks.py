@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar
+from openbook.cli.questions import asked_of
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
@@ -44,22 +44,14 @@ def attacks(
     """What one planted passage among five does to an answer: attack success in every way, and the certificates."""
     config = options.configure(model=model, precision=precision, backend=backend)
     from openbook.measure.attacks import ATTACKS, Asker, cases, measure, table
-    from openbook.measure.squad import book_of, read_squad
+    from openbook.mix.settings import Settings
 
     for name in attack or ():
         if name not in ATTACKS:
             raise Fault(f"no attack is called {name!r}; there are: {', '.join(ATTACKS)}")
-    data = read_squad(file)
-    embedder = encoder(config)
-    with progress_bar() as progress:
-        book = book_of(data, embedder, progress)
-    from openbook.cli.models import here
-    from openbook.mix.reading import Reader
-    from openbook.mix.settings import Settings
-
     settings = Settings() if closed_share is None else Settings(closed_share=closed_share)
-    reader = Reader(book, options.model_of(config, here(config.model or "smollm2")), embedder, settings)
-    found = list(cases(reader, data, data.sample(questions, skip=skip), redundant=redundant))
+    data, asked, reader = asked_of(file, config, settings, questions, skip)
+    found = list(cases(reader, data, asked, redundant=redundant))
     if not found:
         raise Fault("of none of these questions was the right passage found; take more of them")
     total = len(found) * len(attack or ATTACKS)

@@ -9,8 +9,8 @@ import typer
 
 from openbook.cli import options
 from openbook.cli.answers import settings_of
-from openbook.cli.books import encoder
 from openbook.cli.output import out, print_json, progress_bar, remark
+from openbook.cli.questions import asked_of
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from openbook.config import Config
     from openbook.measure.beside import Beside
     from openbook.measure.evidence import Outcome
     from openbook.measure.evidence_table import Row, Table
@@ -63,23 +64,10 @@ def evidence(
         backend=backend,
         kv_codec=kv_codec,
     )
-    from openbook.measure.squad import book_of, read_squad
-
-    data = read_squad(file)
-    if skip >= len(data.questions):
-        raise Fault(f"--skip {skip} leaves out every question: {file} has {len(data.questions)}")
-    embedder = encoder(config)
-    with progress_bar() as progress:
-        book = book_of(data, embedder, progress)
-    from openbook.cli.models import here
-
-    name = here(config.model or "smollm2")
     from openbook.measure.evidence import measure
     from openbook.measure.evidence_table import table
-    from openbook.mix.reading import Reader
 
-    reader = Reader(book, options.model_of(config, name), embedder, settings_of(config))
-    asked = data.sample(questions, skip=skip)
+    _, asked, reader = asked_of(file, config, settings_of(config), questions, skip)
     outcomes = []
     with progress_bar() as progress:
         for outcome in measure(reader, asked, one_prompt=one_prompt):
@@ -89,7 +77,7 @@ def evidence(
     if not any(outcomes):
         raise Fault(f"none of {len(asked)} questions was answered from more than one passage; ask others with --skip")
     made = table(outcomes, reader)
-    theirs = _beside(name, reader, [one for one in outcomes if one and one.one_prompt]) if beside else None
+    theirs = _beside(config, reader, [one for one in outcomes if one and one.one_prompt]) if beside else None
     if as_json:
         print_json(made if theirs is None else {**made, "beside": theirs})
         return
@@ -98,16 +86,17 @@ def evidence(
         _show_beside(theirs)
 
 
-def _beside(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> Beside:
+def _beside(config: Config, reader: Reader, outcomes: Sequence[Outcome]) -> Beside:
     """The package, on the questions that were also explained as one prompt."""
     import torch
 
+    from openbook.cli.models import here
     from openbook.lm.weights.checkpoint import open_checkpoint
     from openbook.measure.beside import context_cite
 
     if not outcomes:
         raise Fault(f"{RIVAL} explains one prompt of all passages; let --one-prompt be 1 or more")
-    checkpoint, threads = open_checkpoint(Path(name)), torch.get_num_threads()
+    checkpoint, threads = open_checkpoint(Path(here(config.model or "smollm2"))), torch.get_num_threads()
     with progress_bar() as progress:
 
         def done(count: int) -> None:
