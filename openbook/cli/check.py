@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openbook.cli import options
-from openbook.cli.answers import print_answer, reader_for, save_page
+from openbook.cli.answers import print_answer, save_page
 from openbook.cli.output import bar_if_told, print_json
+from openbook.cli.ready import reader_for
 from openbook.errors import Fault
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.answers import keep_answer, print_answer, reader_for, save_page, settings_of, teller
+from openbook.cli.answers import keep_answer, print_answer, save_page, teller
 from openbook.cli.output import bar_if_told, out, print_json, remark
+from openbook.cli.ready import reader_for, settings_of
 from openbook.errors import Fault
 
 if TYPE_CHECKING:

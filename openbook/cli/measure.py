@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openbook.cli import measure_attacks, measure_evidence, measure_lm, options
-from openbook.cli.answers import settings_of
 from openbook.cli.output import out, print_json, progress_bar
 from openbook.cli.questions import asked_of
+from openbook.cli.ready import settings_of
 
 if TYPE_CHECKING:
     from openbook.measure.qa import Table

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openbook.cli import options
-from openbook.cli.answers import settings_of
 from openbook.cli.output import out, print_json, progress_bar, remark
 from openbook.cli.questions import asked_of
+from openbook.cli.ready import settings_of
 from openbook.errors import Fault
 
 if TYPE_CHECKING:

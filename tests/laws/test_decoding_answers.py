@@ -17,7 +17,7 @@ from openbook.answer.answer import Answer
 from openbook.answer.ask import stream, write
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
-from openbook.cli.answers import settings_of
+from openbook.cli.ready import settings_of
 from openbook.config import Config, load_config
 from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore

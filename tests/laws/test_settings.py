@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openbook.cli.answers import settings_of
+from openbook.cli.ready import settings_of
 from openbook.config import BadOption, Config, load_config
 from openbook.errors import Fault
 from openbook.mix.settings import Settings
