@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from token_texts import CHAT, TEXT
 
@@ -109,6 +109,7 @@ def test_text_comes_back(text: str) -> None:
 def test_tokens_as_transformers(parts: list[str]) -> None:
     # Longer runs transformers cuts into sixteens; SentencePiece, with which the model was made, does not.
     text = re.sub("[ ▁]{32,}", " ", "".join(parts))
+    assume(not _tokenizer()._spelled.search(text))  # of which transformers makes control tokens, and we none
     assert _tokenizer().encode(text) == _oracle()(text, add_special_tokens=False).input_ids
     assert _tokenizer().encode(text, special=True) == _oracle()(text).input_ids
 
