@@ -123,12 +123,16 @@ def ask_again(
 
 
 def as_recorded(reader: Reader, text: str, how: Mapping[str, Any]) -> Answer:
-    """The same again, by what `Answer.settings["retrieval"]` records."""
-    retrieval = Retrieval(**{f.name: how[f.name] for f in fields(Retrieval)})
-    if how["asked"]:
+    """The same again, by what `Answer.settings["retrieval"]` records; `Fault` where that is not whole."""
+    try:
+        retrieval = Retrieval(**{f.name: how[f.name] for f in fields(Retrieval)})
+        asked, share = bool(how["asked"]), float(how["closed_share"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise Fault(f"how this answer's passages were looked up cannot be read back: {error}") from error
+    if asked:
         return ask_again(reader, text, retrieval)
     parts: dict[str, Any] = {"book": reader.book, "model": reader.model, "encoder": reader.encoder, "kept": reader.kept}
-    return complete(text, **parts, retrieval=retrieval, closed_share=how["closed_share"], settings=reader.settings)
+    return complete(text, **parts, retrieval=retrieval, closed_share=share, settings=reader.settings)
 
 
 def _all(tokens: Generator[Token, None, Answer], on_token: Callable[[Token], None] | None) -> Answer:

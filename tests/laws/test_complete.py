@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openbook.answer.complete import ask_again, complete
+from openbook.answer.complete import as_recorded, ask_again, complete
 from openbook.answer.html import render_html
 from openbook.answer.replay import replay, run_of
 from openbook.book.embedder import HashedWords
@@ -165,3 +165,14 @@ def test_what_is_recorded_says_it_all_again(tiny_model, book, asked):
     kept = json.loads(json.dumps({**one.to_dict(), "run": run_of(tiny_model, {})}))
     again = replay(kept, book, tiny_model, HashedWords(), kept=reader.kept)
     assert again.same and again.largest == 0 and again.answer.sources == one.sources
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stride": "4"}, {"stride": 0.5}, {"context": 1 << 40}, {"rerank": None}, {"by": ["bm25"]}]
+)
+def test_what_a_stored_answer_says_of_its_retrieval_is_not_believed(wrong: dict) -> None:
+    how = {**Retrieval().summary(), "query_tokens": 32, "asked": False, "closed_share": 0.0, **wrong}
+    with pytest.raises(Fault):
+        as_recorded(None, "text", how)
+    with pytest.raises(Fault):
+        as_recorded(None, "text", [how])

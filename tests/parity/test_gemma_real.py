@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_texts import CHAT, TEXT
 
@@ -109,7 +109,9 @@ def test_text_comes_back(text: str) -> None:
 def test_tokens_as_transformers(parts: list[str]) -> None:
     # Longer runs transformers cuts into sixteens; SentencePiece, with which the model was made, does not.
     text = re.sub("[ ▁]{32,}", " ", "".join(parts))
-    assume(not _tokenizer()._spelled.search(text))  # of which transformers makes control tokens, and we none
+    if not _tokenizer().control_ids.isdisjoint(_oracle()(text, add_special_tokens=False).input_ids):
+        assert _tokenizer().control_ids.isdisjoint(_tokenizer().encode(text))  # ours reads its letters
+        return
     assert _tokenizer().encode(text) == _oracle()(text, add_special_tokens=False).input_ids
     assert _tokenizer().encode(text, special=True) == _oracle()(text).input_ids
 

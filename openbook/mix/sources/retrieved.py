@@ -44,6 +44,9 @@ QUERY_TOKENS = {"dense": 64}
 CANDIDATES = 32
 """Passages that one look-up may rank: each is a row of the batch, with the whole text after it."""
 
+MOST = 1 << 20
+"""Tokens in any of a retrieval's numbers: more than a context has."""
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -63,7 +66,7 @@ class Retrieval:
     context: int = 1024
 
     def __post_init__(self) -> None:
-        if self.by not in retrievers():
+        if not isinstance(self.by, str) or self.by not in retrievers():
             raise Fault(f"no retriever is called {self.by!r}; there are: {', '.join(retrievers())}")
         least = {"stride": self.stride, "query tokens": self.length, "rerank": self.rerank, "context": self.context}
         for name, value in {
@@ -71,8 +74,9 @@ class Retrieval:
             "rerank tokens": self.rerank_tokens,
             "passage tokens": self.passage_tokens,
         }.items():
-            if value < 1:
-                raise Fault(f"{name} is {value}; it must be 1 or more")
+            # A stored answer says these too, and whoever can write a book can write anything there.
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise Fault(f"{name} is {value!r}; it must be a whole number from 1 to {MOST}")
         if self.rerank > CANDIDATES:
             raise Fault(f"{self.rerank} passages to rank are too many; at most {CANDIDATES}")
 
