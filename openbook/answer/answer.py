@@ -168,11 +168,9 @@ class Answer:
 
     def save_html(self, path: str | Path) -> Path:
         """Write the evidence as one self-contained page; returns its path."""
-        from openbook.answer.html import render_html
+        from openbook.answer.html import save_html
 
-        target = Path(path)
-        target.write_text(render_html(self.to_dict()), encoding="utf-8")
-        return target
+        return save_html(self.to_dict(), path)
 
 
 # What only a passage has; a source of another kind leaves these out of its JSON.

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from openbook.answer.account import cite, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
@@ -28,6 +29,8 @@ from openbook.mix.paths import LeftOut, leave_out
 from openbook.mix.reading import Reader, Reading
 from openbook.mix.settings import Settings
 
+Made = TypeVar("Made")
+
 
 def tokens_of(reader: Reader, question: str) -> Generator[Token, None, Answer]:
     """The tokens of an answer as they are written; the generator returns the whole answer."""
@@ -36,13 +39,17 @@ def tokens_of(reader: Reader, question: str) -> Generator[Token, None, Answer]:
 
 def write(reader: Reader, question: str, on_token: Callable[[Token], None] | None = None) -> Answer:
     """The whole answer to a question; `on_token` is called with each token as it is written."""
-    tokens = tokens_of(reader, question)
+    return all_of(tokens_of(reader, question), on_token)
+
+
+def all_of(tokens: Generator[Token, None, Made], on_token: Callable[[Token], None] | None = None) -> Made:
+    """What the generator returns, once its tokens are written; `on_token` is called with each."""
     while True:
         try:
             token = next(tokens)
         except StopIteration as end:
-            answer: Answer = end.value
-            return answer
+            made: Made = end.value
+            return made
         if on_token is not None:
             on_token(token)
 
@@ -274,13 +281,8 @@ class _Told(_Writing):
 
     def answer(self, reading: Reading) -> Answer | None:
         """None where it says nothing."""
-        writing = self._write(reading)
-        while True:
-            try:
-                next(writing)
-            except StopIteration as end:
-                steps, tokens = end.value
-                return self._answer(reading, steps, tokens, None) if steps else None
+        steps, tokens = all_of(self._write(reading))
+        return self._answer(reading, steps, tokens, None) if steps else None
 
 
 class _Clock:

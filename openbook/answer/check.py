@@ -119,11 +119,9 @@ class Check:
 
     def save_html(self, path: str | Path) -> Path:
         """Write text, verdicts and evidence as one self-contained page; returns its path."""
-        from openbook.answer.html import render_html
+        from openbook.answer.html import save_html
 
-        target = Path(path)
-        target.write_text(render_html(self.to_dict()), encoding="utf-8")
-        return target
+        return save_html(self.to_dict(), path)
 
 
 def check(text: str, reader: Reader, question: str | None = None) -> Check:

@@ -20,7 +20,7 @@ import numpy as np
 
 from openbook.answer.account import cite, token_of, trimmed
 from openbook.answer.answer import Answer, Source, Token
-from openbook.answer.ask import write
+from openbook.answer.ask import all_of, write
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.store import Book
@@ -99,7 +99,7 @@ def complete(
         kept = passage_cache(book, model)
     lookup = Lookup(model, book, encoder, retrieval or Retrieval(), kept)
     tokens = Completion(lookup, settings or Settings(), closed_share, book).stream(text)
-    return _all(tokens, on_token)
+    return all_of(tokens, on_token)
 
 
 def ask_again(
@@ -119,7 +119,7 @@ def ask_again(
     lookup = Lookup(reader.model, reader.book, reader.encoder, retrieval, reader.kept, frame)
     stops = (*settings.stop, *(reader.model.tokenizer.turn_ends if settings.constraint is None else ()))
     completion = Completion(lookup, replace(settings, stop=stops), settings.closed_share, reader.book, begun=begun)
-    return _all(completion.stream(question), on_token)
+    return all_of(completion.stream(question), on_token)
 
 
 def as_recorded(reader: Reader, text: str, how: Mapping[str, Any]) -> Answer:
@@ -133,17 +133,6 @@ def as_recorded(reader: Reader, text: str, how: Mapping[str, Any]) -> Answer:
         return ask_again(reader, text, retrieval)
     parts: dict[str, Any] = {"book": reader.book, "model": reader.model, "encoder": reader.encoder, "kept": reader.kept}
     return complete(text, **parts, retrieval=retrieval, closed_share=share, settings=reader.settings)
-
-
-def _all(tokens: Generator[Token, None, Answer], on_token: Callable[[Token], None] | None) -> Answer:
-    while True:
-        try:
-            token = next(tokens)
-        except StopIteration as end:
-            answer: Answer = end.value
-            return answer
-        if on_token is not None:
-            on_token(token)
 
 
 @dataclass

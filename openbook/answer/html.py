@@ -1,4 +1,4 @@
-"""An answer as one page that needs nothing else: `render_html`.
+"""An answer as one page that needs nothing else: `render_html`, `save_html`.
 
 The text, the sources and their passages are written here, escaped, and readable without the script; the script adds
 what moves. No text of an answer can become markup: Jinja escapes all of it, ids and classes are counters, the data
@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openbook.answer import palette
@@ -49,6 +50,13 @@ def render_html(answer: Mapping[str, Any]) -> str:
         script=_markup(script),
         data=_markup(embedded_json(answer)),
     )
+
+
+def save_html(answer: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page of an answer's dict; returns its path."""
+    target = Path(path).expanduser()
+    target.write_text(render_html(answer), encoding="utf-8")
+    return target
 
 
 def embedded_json(value: object) -> str:

@@ -298,8 +298,6 @@ def keep_answer(book: Path, answer: dict[str, Any]) -> None:
 
 def save_page(answer: dict[str, Any], path: Path) -> None:
     """Write an answer and its evidence as a page."""
-    from openbook.answer.html import render_html
+    from openbook.answer.html import save_html
 
-    path = path.expanduser()
-    path.write_text(render_html(answer), encoding="utf-8", errors="backslashreplace")
-    remark(f"evidence written to {path}")
+    remark(f"evidence written to {save_html(answer, path)}")
