@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from openbook.errors import Fault
 from openbook.home import home
 
 KEPT = 1_000
+LONGEST = 1 << 26
+"""Bytes of an answer's file that are read: many times what the longest answer from the most passages takes."""
+_NAME = re.compile("[0-9]{6}|[1-9][0-9]{6,11}")
 HOW = "ask something first: openbook ask QUESTION"
 
 
@@ -46,7 +50,7 @@ def keep(book: Path, answer: Mapping[str, Any]) -> int:
 
 def numbers(book: Path) -> list[int]:
     """Numbers of the answers kept with a book, oldest first."""
-    return sorted(int(p.stem) for p in (book / "answers").glob("*.json") if p.stem.isdigit())
+    return sorted(int(p.stem) for p in (book / "answers").glob("*.json") if _NAME.fullmatch(p.stem))
 
 
 def recall(book: Path, number: int | None = None) -> dict[str, Any]:
@@ -60,8 +64,10 @@ def recall(book: Path, number: int | None = None) -> dict[str, Any]:
         raise Fault(f"there is no answer {chosen} in {book}; kept there: {there}")
     path = _path(book, chosen)
     try:
-        answer = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        answer = json.loads(data.decode("utf-8")) if len(data) <= LONGEST else None
+    except (ValueError, RecursionError) as error:
         raise Fault(f"{path} is damaged; delete it and ask again") from error
     if isinstance(answer, dict) and "forgotten" in answer:
         raise Fault(f"answer {chosen} was forgotten with a document it was based on; ask again")

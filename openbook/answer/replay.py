@@ -50,12 +50,32 @@ def run_of(model: LanguageModel, how: Mapping[str, Any]) -> dict[str, Any]:
     return {name: how.get(name) for name in HOW} | {"fingerprint": model.fingerprint}
 
 
-def how_it_ran(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model of an answer was loaded by; `Fault` where that was not kept."""
+def how_it_ran(answer: Mapping[str, Any]) -> dict[str, str]:
+    """What the model of an answer was loaded by, as the answer's file says: it may be anybody's.
+
+    `Fault` where that was not kept, or the file is not as `openbook` writes it.
+    """
     run = answer.get("run")
-    if not isinstance(run, dict) or "fingerprint" not in run or not isinstance(answer.get("settings"), dict):
-        raise Fault("this answer does not say how its model ran; only those of `openbook ask` can be replayed")
-    return {name: run.get(name) for name in HOW}
+    if not isinstance(run, dict) or "fingerprint" not in run:
+        raise Fault("this answer does not say how its model ran; only those of `ask` and `complete` can be replayed")
+    how = {name: run[name] for name in HOW if run.get(name) is not None}
+    if not _as_written(answer) or not all(isinstance(value, str) for value in how.values()):
+        raise Fault("this answer's file is damaged; it cannot be replayed: ask again")
+    return how
+
+
+def _as_written(answer: Mapping[str, Any]) -> bool:
+    """Whether everything that a replay reads is there, and of its kind."""
+    book, tokens = answer.get("book"), answer.get("tokens")
+    kinds = {"question": str, "answer": str, "abstained": bool, "seed": int, "settings": dict}
+    return (
+        all(isinstance(answer.get(name), kind) for name, kind in kinds.items())
+        and isinstance(book, dict)
+        and type(book.get("version")) is int
+        and isinstance(tokens, list)
+        and all(isinstance(t, dict) and isinstance(t.get("text"), str) for t in tokens)
+        and all(isinstance(t.get("p"), int | float) for t in tokens)
+    )
 
 
 def replay(
@@ -106,7 +126,7 @@ def settings_from(summary: Mapping[str, Any], seed: int = 0) -> Settings:
             rerank=_rerank(summary.get("rerank")),
             **{name: _value(summary[name]) for name in plain if name in summary and not _unused(name, summary[name])},
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise Fault(f"the settings of this answer cannot be read back: {error}") from error
     again = settings.summary()
     if wrong := sorted(name for name in summary if name not in again or _value(again[name]) != _value(summary[name])):

@@ -233,10 +233,18 @@ def why(
         bool,
         typer.Option("--replay", metavar="", help="Ask again at the answer's version: is it the same?"),
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="M", help="Replay with this model: needed where it has no known name."),
+    ] = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
 ) -> None:
     """Show the evidence of the last answer again, or of the N-th of its book."""
+    if replay and html is not None:
+        raise typer.BadParameter("--replay compares two answers and makes no page; leave --html out")
+    if model is not None and not replay:
+        raise typer.BadParameter("--model is of --replay; what is kept is shown without a model")
     from openbook.answer.history import last_book, recall
 
     folder = last_book() if book is None else book.expanduser()
@@ -244,7 +252,7 @@ def why(
     if replay:
         from openbook.cli.replay import replayed
 
-        replayed(folder, answer, as_json)
+        replayed(folder, answer, model, as_json)
         return
     if as_json:
         print_json(answer)

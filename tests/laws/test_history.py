@@ -85,7 +85,22 @@ def test_where_there_is_none_it_says_how(book: Path) -> None:
         last_book()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", json.dumps("x")])
+@pytest.mark.parametrize("name", ["²", "00001", "0000001", "٣٣٣٣٣٣", "1" * 200, "latest"])
+def test_other_files_beside_answers_are_no_answers(book: Path, name: str) -> None:
+    keep(book, answer("one"))
+    (book / "answers" / f"{name}.json").write_text("{}")
+    assert numbers(book) == [1]
+    assert keep(book, answer("two")) == 2
+
+
+def test_a_file_too_big_for_an_answer_is_not_read(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(book, answer("one" * 100))
+    monkeypatch.setattr(history, "LONGEST", 200)
+    with pytest.raises(Fault, match=r"000001\.json is not an answer; delete it"):
+        recall(book)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", json.dumps("x"), "[" * 200_000])
 def test_a_damaged_answer_is_a_fault(book: Path, content: str) -> None:
     keep(book, answer())
     (book / "answers" / "000001.json").write_text(content)

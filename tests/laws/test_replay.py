@@ -6,15 +6,18 @@ import json
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.answer.ask import write
+from openbook.answer.history import keep
 from openbook.answer.replay import compare, how_it_ran, replay, run_of, settings_from
 from openbook.book.embedder import HashedWords
 from openbook.book.store import Book, open_book
+from openbook.cli import main
 from openbook.errors import Fault
 from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.constrain import Constraint
@@ -24,6 +27,12 @@ from openbook.mix.rerank import Rerank
 from openbook.mix.settings import Settings
 
 ENCODER = HashedWords()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The book last asked stays the user's own."""
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +110,9 @@ def test_settings_that_are_not_understood_are_named() -> None:
     summary = Settings().summary()
     with pytest.raises(Fault, match="cannot ask with the settings of this answer: stride"):
         settings_from({**summary, "stride": 4})
-    with pytest.raises(Fault):
-        settings_from({**summary, "beams": "x"})
+    for wrong in ({"beams": "x"}, {"constraint": "x"}, {"constraint": {}}, {"rerank": "x"}, {"passages": {}}):
+        with pytest.raises(Fault, match="cannot be read back"):
+            settings_from({**summary, **wrong})
     with pytest.raises(Fault, match="cross-encoder"):
         settings_from({**summary, "rerank": {"by": "cross-encoder", "pool": 3, "model": "x"}})
 
@@ -134,12 +144,80 @@ def test_what_differs_is_found(book: Book, tiny_model) -> None:
     assert not compare({**facts, "tokens": []}, answer).same
 
 
-def test_a_version_that_is_gone_is_said(book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from openbook.answer.history import keep
-    from openbook.cli import main
+def stored(book: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """An answer as it is kept."""
+    said = {"question": "Who?", "answer": "Vass", "abstained": False, "seed": 0, "tokens": [], "settings": {}}
+    return {**said, "book": book, "run": {"fingerprint": "x", **run}}
 
-    facts = {"tokens": [], "settings": {}, "book": {"version": 0}, "run": {"fingerprint": "x"}}
-    number = keep(book.path, facts)
+
+@pytest.mark.parametrize("what", ["model", "encoder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "hub"])
+def test_no_file_is_opened_because_an_answer_names_it(
+    book: Book,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    kind: str,
+) -> None:
+    """A book may come from somebody else. What its answers name is opened on the user's own word alone."""
+    planted = {"file": str(tmp_path / "planted.gguf"), "folder": str(tmp_path), "hub": "somebody/planted"}[kind]
+    (tmp_path / "planted.gguf").write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text("{}")
+    opened: list[str] = []
+
+    def located(name: str, **_: object) -> str:
+        opened.append(name)
+        raise Fault(f"asked for {name}")
+
+    monkeypatch.setattr("openbook.lm.weights.pull.locate", located)
+    number = str(keep(book.path, stored({"version": open_book(book.path).version}, {what: planted})))
+    replayed = ["why", number, "--replay", "--book", str(book.path)]
+    assert main(replayed) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"this answer's {what} was {planted}, which its file alone names" in error
+    assert opened == []
+    if what == "encoder":
+        monkeypatch.setenv("OPENBOOK_ENCODER", planted)
+    else:
+        assert f"--replay --model {planted}" in error
+        replayed += ["--model", planted]
+    assert main(replayed) == 1
+    assert "asked for" in capsys.readouterr().err
+    assert opened == [planted if what == "model" else "smollm2"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"question": None},
+        {"answer": 3},
+        {"seed": "x"},
+        {"abstained": "no"},
+        {"settings": []},
+        {"book": {}},
+        {"book": {"version": "../../x"}},
+        {"tokens": [{"text": "a"}]},
+        {"tokens": {"a": 1}},
+        {"tokens": ["a"]},
+        {"run": {"fingerprint": "x", "model": {"a": 1}}},
+        {"run": {"fingerprint": "x", "precision": "x"}},
+        {"run": None},
+    ],
+)
+def test_a_damaged_answer_is_refused_in_a_line(
+    book: Book, wrong: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = keep(book.path, stored({"version": 0}, {}) | wrong)
+    assert main(["why", str(number), "--replay", "--book", str(book.path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "unexpected" not in error
+
+
+def test_a_version_that_is_gone_is_said(book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = keep(book.path, stored({"version": 0}, {}))
     (book.path / "versions" / "000000.json").rename(tmp_path / "saved")
     try:
         assert main(["why", str(number), "--replay", "--book", str(book.path)]) == 1
