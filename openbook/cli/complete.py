@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,7 @@ def complete(
         repetition_penalty=repetition_penalty, stop=tuple(stop) if stop else None, cut_repeats=cut_repeats, seed=seed,
         precision=precision, backend=backend, kv_codec=kv_codec,
     )  # fmt: skip
-    text = _text(text)
+    text = text_or_file(text)
     from openbook.mix.sources.retrieved import Retrieval
 
     retrieval = Retrieval(stride, query_tokens, by, rerank)
@@ -120,18 +121,19 @@ def complete(
         save_page(facts, html)
 
 
-def _text(given: str) -> str:
+def text_or_file(given: str) -> str:
     """The text, or that of the file with this name."""
+    file, text = Path(given), given
     try:
-        file = Path(given)
-        if len(given) < 4096 and file.is_file():
+        if file.is_file():
             with file.open("rb") as opened:
-                given = opened.read(LONGEST).decode("utf-8", "replace")
-    except (OSError, ValueError) as error:
-        raise Fault(f"{given} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not given.strip():
-        raise Fault("the text is empty; give some words to go on with")
-    return given
+                text = opened.read(LONGEST).decode("utf-8", "replace")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # what is too long for a name is a text
+            raise Fault(f"{given} cannot be read: {error.strerror}; check its permissions") from error
+    if not text.strip():
+        raise Fault(f"{given if text != given else 'the text'} is empty; give some words to go on with")
+    return text
 
 
 def _write(

@@ -11,6 +11,7 @@ from openbook.answer.html import render_html
 from openbook.answer.replay import replay, run_of
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
+from openbook.cli.complete import text_or_file
 from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.decoding.beam import Beams
@@ -141,6 +142,25 @@ def test_a_question_is_read_under_the_passages_that_ask_keeps(tiny_model, book):
     assert len(places) == 16 and max(places) == frame.template.start - 1
     _, _, log_p_K = read_under(lookup, lookup.prefixes(hits), text)
     assert hits[int(np.argmax(log_p_K))].passage == hit.passage
+
+
+@pytest.mark.parametrize("length", [1, 255, 256, 300, 4_095, 4_096, 100_000])
+@pytest.mark.parametrize("word", ["a", "é/", "ab\0", "~", "."])
+def test_a_text_of_any_length_is_a_text(word, length):
+    """Longer than any file's name may be, too."""
+    text = ("x" + word * length)[:length]
+    assert text_or_file(text) == text
+
+
+def test_a_file_is_read_and_an_empty_one_named(tmp_path):
+    file = tmp_path / "draft.txt"
+    file.write_bytes("Das Wetter é".encode() + b"\xff")
+    assert text_or_file(str(file)) == "Das Wetter é\ufffd"
+    file.write_bytes(b" \n")
+    with pytest.raises(Fault, match=r"draft\.txt is empty"):
+        text_or_file(str(file))
+    with pytest.raises(Fault, match="the text is empty"):
+        text_or_file(" ")
 
 
 def test_a_question_that_ask_withholds_is_withheld(tiny_model, book):
