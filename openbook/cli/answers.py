@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openbook.cli import options
+from openbook.cli.options import WRITING
 from openbook.cli.output import bar_if_told, complain, out, print_json, remark
 from openbook.cli.ready import reader_for
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.answer.answer import Answer, Token
-    from openbook.answer.terminal import Stream
     from openbook.mix.reading import Reader
 
+    OnToken = Callable[[Token], None]
+
 ABSTAINED = 3
-WRITING = "How it is written"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,10 +34,7 @@ def ask(
     book: options.Book = None,
     docs: options.Docs = None,
     at: options.At = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
-    ] = None,
+    model: options.Model = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that may speak, 1 to 64; else 5.")] = None,
     rerank: Annotated[
         int | None, typer.Option(metavar="K", help="Find K passages, look at each again, and read the best of them.")
@@ -79,30 +77,17 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Longest answer; else 64.", rich_help_panel=WRITING)
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(metavar="T", help="Above 0 words are drawn; else 0: the likeliest.", rich_help_panel=WRITING),
-    ] = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
     top_k: Annotated[
         int | None, typer.Option(metavar="K", help="Draw from the K likeliest only.", rich_help_panel=WRITING)
     ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING),
-    ] = None,
+    top_p: options.TopP = None,
     min_p: Annotated[
         float | None,
         typer.Option(metavar="P", help="Draw from those P times as likely as the likeliest.", rich_help_panel=WRITING),
     ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(
-            metavar="θ", help="Above 1 a word that was written is less likely again; else 1.", rich_help_panel=WRITING
-        ),
-    ] = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     beams: Annotated[
         int | None,
         typer.Option(
@@ -128,10 +113,7 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End the answer before this text; more than once.", rich_help_panel=WRITING),
-    ] = None,
+    stop: options.Stop = None,
     json_schema: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Answer in JSON of the schema in this file.", rich_help_panel=WRITING),
@@ -149,15 +131,7 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
-    cut_repeats: Annotated[
-        bool | None,
-        typer.Option(
-            "--cut-repeats/--no-cut-repeats",
-            metavar="",
-            help="End an answer that repeats itself over and over, and withdraw the repeats; else on.",
-            rich_help_panel=WRITING,
-        ),
-    ] = None,
+    cut_repeats: options.CutRepeats = None,
     robust: Annotated[
         int | None,
         typer.Option(
@@ -167,9 +141,7 @@ def ask(
             rich_help_panel=WRITING,
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)
-    ] = None,
+    seed: options.Seed = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
     stride: Annotated[
@@ -263,26 +235,30 @@ def why(
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:
-    """The answer; where `show`, it is printed with its evidence, on a terminal while it is written."""
     from openbook.answer.ask import write
-    from openbook.answer.terminal import Stream
     from openbook.book.documents import tidy
 
-    console = out()
-    live = Stream(console) if show and console.is_terminal else None
     with bar_if_told() as reader.progress:
-        answer = write(reader, tidy(question), teller(live))
-    if live is not None:
-        live.finish(answer.to_dict())
-    elif show:
-        print_answer(answer.to_dict())
+        return shown(lambda on_token: write(reader, tidy(question), on_token), show)
+
+
+def shown(write: Callable[[OnToken | None], Answer], show: bool, sources: Sequence[Mapping[str, Any]] = ()) -> Answer:
+    """The answer that `write` gives; where `show`, printed with its evidence, on a terminal while it is written.
+
+    `sources`: those there can be, in their order, where not all are known at the first token.
+    """
+    console = out()
+    if not (show and console.is_terminal):
+        answer = write(None)
+        if show:
+            print_answer(answer.to_dict())
+        return answer
+    from openbook.answer.terminal import Stream
+
+    live = Stream(console, sources)
+    answer = write(lambda token: live.token(token.text, token.responsibility, token.bits))
+    live.finish(answer.to_dict())
     return answer
-
-
-def teller(live: Stream | None) -> Callable[[Token], None] | None:
-    if live is None:
-        return None
-    return lambda token: live.token(token.text, token.responsibility, token.bits)
 
 
 def print_answer(answer: dict[str, Any]) -> None:

@@ -33,9 +33,7 @@ def check(
     ] = None,
     book: options.Book = None,
     docs: options.Docs = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    model: options.Model = None,
     passages: Annotated[
         int | None, typer.Option(metavar="K", help="Passages looked up for each sentence, 1 to 64; else 5.")
     ] = None,

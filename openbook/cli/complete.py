@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.answers import keep_answer, print_answer, save_page, teller
-from openbook.cli.output import bar_if_told, out, print_json, remark
+from openbook.cli.answers import keep_answer, save_page, shown
+from openbook.cli.output import bar_if_told, print_json, remark
 from openbook.cli.ready import reader_for, settings_of
 from openbook.errors import Fault
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openbook.mix.reading import Reader
     from openbook.mix.sources.retrieved import Retrieval
 
-LOOKING, WRITING = "How passages are looked up", "How it is written"
+LOOKING = "How passages are looked up"
 LONGEST = 1 << 20
 """Bytes of a file that are read: no model reads as much."""
 
@@ -35,9 +35,7 @@ def complete(
     text: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="The text to go on with, or a file that holds it.")],
     book: options.Book = None,
     docs: options.Docs = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    model: options.Model = None,
     stride: Annotated[
         int, typer.Option(metavar="S", min=1, help="Look up anew every S tokens.", rich_help_panel=LOOKING)
     ] = 4,
@@ -59,37 +57,13 @@ def complete(
         float,
         typer.Option(metavar="W", help="Weight of the text with no passage before it.", rich_help_panel=LOOKING),
     ] = 0.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Write at most so many; else 64.", rich_help_panel=WRITING)
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(metavar="T", help="Above 0 words are drawn; else 0: the likeliest.", rich_help_panel=WRITING),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(metavar="θ", help="Above 1 a word is less likely again; else 1.", rich_help_panel=WRITING),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text; more than once.", rich_help_panel=WRITING),
-    ] = None,
-    cut_repeats: Annotated[
-        bool | None,
-        typer.Option(
-            "--cut-repeats/--no-cut-repeats",
-            metavar="",
-            help="End where it repeats itself over and over; else on.",
-            rich_help_panel=WRITING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Same seed, same text; else 0.", rich_help_panel=WRITING)
-    ] = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    cut_repeats: options.CutRepeats = None,
+    seed: options.Seed = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
@@ -140,58 +114,32 @@ def _write(
     config: Config, docs: Path | None, named: bool, text: str, retrieval: Retrieval, closed_share: float, show: bool
 ) -> tuple[Answer, LanguageModel]:
     from openbook.answer.complete import complete
-    from openbook.answer.terminal import Stream
 
-    console = out()
-    live = (
-        Stream(console, _colours(config.max_tokens or 64, retrieval.stride)) if show and console.is_terminal else None
-    )
-    told: dict[str, Any] = {"retrieval": retrieval, "closed_share": closed_share, "on_token": teller(live)}
+    how: dict[str, Any] = {"retrieval": retrieval, "closed_share": closed_share}
     if docs is None and not named and not (config.book / "HEAD").exists():
         from openbook.cli.models import here
 
         remark(f"there is no book at {config.book}: the model writes alone")
-        model = options.model_of(config, here(config.model or "smollm2"))
-        answer = complete(text, model=model, settings=settings_of(config), **told)
+        how |= {"model": options.model_of(config, here(config.model or "smollm2")), "settings": settings_of(config)}
     else:
         reader = reader_for(config, docs)
-        model = reader.model
-        with bar_if_told() as reader.progress:
-            answer = complete(
-                text,
-                book=reader.book,
-                model=reader.model,
-                encoder=reader.encoder,
-                settings=reader.settings,
-                kept=reader.kept,
-                **told,
-            )
-    if live is not None:
-        live.finish(answer.to_dict())
-    elif show:
-        print_answer(answer.to_dict())
-    return answer, model
+        how |= {name: getattr(reader, name) for name in ("book", "model", "encoder", "settings", "kept")}
+    colours = _colours(config.max_tokens or 64, retrieval.stride)
+    return shown(lambda on_token: complete(text, on_token=on_token, **how), show, colours), how["model"]
 
 
 def again(reader: Reader, question: str, stride: int, show: bool) -> Answer:
     """The answer to a question from one passage at a time, looked up anew every `stride` tokens."""
     from openbook.answer.complete import ask_again
-    from openbook.answer.terminal import Stream
     from openbook.book.documents import tidy
     from openbook.mix.prompt import PASSAGE_TOKENS
     from openbook.mix.sources.retrieved import Retrieval
 
-    settings = reader.settings
+    settings, question = reader.settings, tidy(question).strip()
     retrieval = Retrieval(stride, by="fused", rerank=settings.passages, passage_tokens=PASSAGE_TOKENS)
-    console = out()
-    live = Stream(console, _colours(settings.max_tokens, stride)) if show and console.is_terminal else None
+    colours = _colours(settings.max_tokens, stride)
     with bar_if_told() as reader.progress:
-        answer = ask_again(reader, tidy(question).strip(), retrieval, teller(live))
-    if live is not None:
-        live.finish(answer.to_dict())
-    elif show:
-        print_answer(answer.to_dict())
-    return answer
+        return shown(lambda on_token: ask_again(reader, question, retrieval, on_token), show, colours)
 
 
 def _colours(tokens: int, stride: int) -> list[dict[str, str]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openbook.cli import measure_attacks, measure_evidence, measure_lm, options
-from openbook.cli.output import out, print_json, progress_bar
-from openbook.cli.questions import asked_of
+from openbook.cli.output import collected, out, print_json
+from openbook.cli.questions import Count, File, MaxTokens, Skip, asked_of
 from openbook.cli.ready import settings_of
 
 if TYPE_CHECKING:
@@ -28,12 +27,10 @@ def register(app: typer.Typer) -> None:
 
 
 def qa(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")],
-    questions: Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")] = 200,
-    skip: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")] = 0,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    file: File,
+    questions: Count = 200,
+    skip: Skip = 0,
+    model: options.Model = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
     rerank: Annotated[int | None, typer.Option(metavar="K", help="Passages found and reranked; else 10.")] = None,
     reranker: Annotated[
@@ -43,7 +40,7 @@ def qa(
         int | None, typer.Option(metavar="N", help="Also paths: sets of up to N of the kept passages, 2 to 4.")
     ] = None,
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="The chosen τ; else 0.5.")] = None,
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
+    max_tokens: MaxTokens = 32,
     precision: options.Precision = None,
     backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
@@ -65,13 +62,7 @@ def qa(
     from openbook.measure.qa import measure, table
 
     _, asked, reader = asked_of(file, config, settings_of(config), questions, skip)
-    outcomes = []
-    with progress_bar() as progress:
-        for outcome in measure(reader, asked):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(len(outcomes), len(asked), "questions")
-    made = table(outcomes, reader)
+    made = table(collected(measure(reader, asked), len(asked), "questions"), reader)
     if as_json:
         print_json(made)
     else:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import out, print_json, progress_bar
-from openbook.cli.questions import asked_of
+from openbook.cli.output import collected, out, print_json
+from openbook.cli.questions import Count, File, MaxTokens, Skip, asked_of
 from openbook.errors import Fault
-
-if TYPE_CHECKING:
-    from openbook.measure.attacks import Outcome
 
 EPILOG = "Example:  openbook eval attacks squad-dev-1.1-open.json.gz --questions 24 --redundant"
 
 
 def attacks(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")],
-    questions: Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")] = 24,
-    skip: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")] = 0,
+    file: File,
+    questions: Count = 24,
+    skip: Skip = 0,
     robust: Annotated[int, typer.Option(metavar="J", min=1, max=2, help="Bad passages to withstand.")] = 1,
     attack: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this attack; more than once.")] = None,
     redundant: Annotated[
@@ -33,10 +29,8 @@ def attacks(
     closed_share: Annotated[
         float | None, typer.Option(metavar="W", help="The closed book's share of the prior; else 0.05.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 24,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    max_tokens: MaxTokens = 24,
+    model: options.Model = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
     as_json: options.AsJson = False,
@@ -54,14 +48,8 @@ def attacks(
     found = list(cases(reader, data, asked, redundant=redundant))
     if not found:
         raise Fault("of none of these questions was the right passage found; take more of them")
-    total = len(found) * len(attack or ATTACKS)
-    outcomes: list[Outcome] = []
-    with progress_bar() as progress:
-        for outcome in measure(Asker(reader, robust, max_tokens), found, attack, instead=instead):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(len(outcomes), total, "attacks")
-    made = table(outcomes, robust)
+    outcomes = measure(Asker(reader, robust, max_tokens), found, attack, instead=instead)
+    made = table(collected(outcomes, len(found) * len(attack or ATTACKS), "attacks"), robust)
     if as_json:
         print_json(made)
     else:

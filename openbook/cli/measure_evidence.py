@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openbook.cli import options
-from openbook.cli.output import out, print_json, progress_bar, remark
-from openbook.cli.questions import asked_of
+from openbook.cli.output import collected, out, print_json, progress_bar, remark
+from openbook.cli.questions import Count, File, MaxTokens, Skip, asked_of
 from openbook.cli.ready import settings_of
 from openbook.errors import Fault
 
@@ -30,9 +30,9 @@ RIVAL = "context-cite"
 
 
 def evidence(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")],
-    questions: Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")] = 50,
-    skip: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")] = 0,
+    file: File,
+    questions: Count = 50,
+    skip: Skip = 0,
     one_prompt: Annotated[
         int,
         typer.Option(metavar="N", min=0, help="Of so many, explain also one prompt of all passages: seconds for each."),
@@ -41,12 +41,10 @@ def evidence(
         str | None,
         typer.Option(metavar="NAME", help=f"Of those, also by {RIVAL}, installed in an environment of its own."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    model: options.Model = None,
     passages: Annotated[int | None, typer.Option(metavar="K", help="Passages that are kept; else 5.")] = None,
     persistence: Annotated[float | None, typer.Option(metavar="τ", help="Of the mixture; else 0.5.")] = None,
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer; gold answers are short.")] = 32,
+    max_tokens: MaxTokens = 32,
     precision: options.Precision = None,
     backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
@@ -68,12 +66,7 @@ def evidence(
     from openbook.measure.evidence_table import table
 
     _, asked, reader = asked_of(file, config, settings_of(config), questions, skip)
-    outcomes = []
-    with progress_bar() as progress:
-        for outcome in measure(reader, asked, one_prompt=one_prompt):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(len(outcomes), len(asked), "questions")
+    outcomes = collected(measure(reader, asked, one_prompt=one_prompt), len(asked), "questions")
     if not any(outcomes):
         raise Fault(f"none of {len(asked)} questions was answered from more than one passage; ask others with --skip")
     made = table(outcomes, reader)

@@ -32,9 +32,7 @@ def lm(
     overlap: Annotated[
         int, typer.Option(metavar="N", min=1, help="Of them, tokens of the window before: context alone.")
     ] = 128,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
-    ] = None,
+    model: options.Model = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
     kv_codec: options.KvCodec = None,

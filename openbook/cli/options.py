@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from openbook.config import Config
     from openbook.lm.model import LanguageModel
 
-OUTPUT, MODEL = "Output", "How the model runs"
+OUTPUT, MODEL, WRITING = "Output", "How the model runs", "How it is written"
 
 # An empty metavar keeps typer from writing <bool> beside a flag.
 Book = Annotated[Path | None, typer.Option("--book", "-b", metavar="DIR", help="The book's folder; else ./.openbook.")]
@@ -23,6 +23,39 @@ Docs = Annotated[
 At = Annotated[
     str | None, typer.Option("--at", metavar="VERSION", help="The book as it was at a version or tag; else as it is.")
 ]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(metavar="N", help="Write at most so many; else 64.", rich_help_panel=WRITING)
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(metavar="T", help="Above 0 words are drawn; else 0: the likeliest.", rich_help_panel=WRITING),
+]
+TopP = Annotated[
+    float | None, typer.Option(metavar="P", help="Draw from the likeliest that make up P.", rich_help_panel=WRITING)
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="θ", help="Above 1 a word that was written is less likely again; else 1.", rich_help_panel=WRITING
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="End before this text; more than once.", rich_help_panel=WRITING),
+]
+CutRepeats = Annotated[
+    bool | None,
+    typer.Option(
+        "--cut-repeats/--no-cut-repeats",
+        metavar="",
+        help="End where it repeats itself over and over, and withdraw the repeats; else on.",
+        rich_help_panel=WRITING,
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same answer; else 0.", rich_help_panel=WRITING)]
 Precision = Annotated[
     str | None, typer.Option(metavar="KIND", help="auto, bf16, fp32 or int8; else auto.", rich_help_panel=MODEL)
 ]

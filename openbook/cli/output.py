@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
+
+Item = TypeVar("Item")
 
 
 class _Console(Console):
@@ -72,6 +74,17 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
             bar.update(task, completed=done, total=total, description=one_line(what))
 
         yield tell
+
+
+def collected(items: Iterable[Item], total: int, what: str) -> list[Item]:
+    """All of the items, with a bar that counts them as they come."""
+    made: list[Item] = []
+    with progress_bar() as progress:
+        for item in items:
+            made.append(item)
+            if progress is not None:
+                progress(len(made), total, what)
+    return made
 
 
 @contextmanager

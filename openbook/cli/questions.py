@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
 
 from openbook.cli import options
 from openbook.cli.books import encoder
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from openbook.measure.squad import Question, Squad
     from openbook.mix.reading import Reader
     from openbook.mix.settings import Settings
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Questions in SQuAD's format, .json or .json.gz.")]
+Count = Annotated[int, typer.Option(metavar="N", min=1, help="How many, of a fixed shuffle.")]
+Skip = Annotated[int, typer.Option(metavar="N", min=0, help="Leave out this many first.")]
+MaxTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer; gold answers are short.")]
 
 
 class Asked(NamedTuple):
@@ -33,11 +40,10 @@ def asked_of(file: Path, config: Config, settings: Settings, count: int, skip: i
     data = read_squad(file)
     if skip >= len(data.questions):
         raise Fault(f"--skip {skip} leaves out every question: {file} has {len(data.questions)}")
+    model = options.model_of(config, here(config.model or "smollm2"))  # before the paragraphs: they take minutes
     embedder = encoder(config)
     with progress_bar() as progress:
         book = book_of(data, embedder, progress)
-    name = here(config.model or "smollm2")
     from openbook.mix.reading import Reader
 
-    reader = Reader(book, options.model_of(config, name), embedder, settings)
-    return Asked(data, data.sample(count, skip=skip), reader)
+    return Asked(data, data.sample(count, skip=skip), Reader(book, model, embedder, settings))

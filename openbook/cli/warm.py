@@ -27,10 +27,7 @@ def warm(
         str | None,
         typer.Option(metavar="BYTES", help="Occupy no more of the disk than this, as 500MB; else kv_disk, 8GiB."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or model folder; else smollm2."),
-    ] = None,
+    model: options.Model = None,
     precision: options.Precision = None,
     backend: options.Backend = None,
     kv_codec: options.KvCodec = None,
