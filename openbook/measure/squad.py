@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import random
 import zlib
@@ -16,6 +17,9 @@ from openbook.book.embedder import Embedder
 from openbook.book.store import Book, open_book
 from openbook.errors import Fault
 from openbook.home import home
+
+LONGEST = 1 << 29
+"""Bytes of a file that is unpacked: fifteen times SQuAD."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,13 @@ class Squad:
 
 
 def read_squad(path: Path) -> Squad:
-    """Read `path` (.json or .json.gz). Raises `Fault` if it is not in SQuAD's format."""
+    """Read `path` (.json or .json.gz). Raises `Fault` if it is not in SQuAD's format, or too long."""
     try:
-        raw = path.read_bytes()
-        data = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)["data"]
+        raw = path.expanduser().read_bytes()
+    except OSError as error:
+        raise Fault(f"{path} cannot be read: {error.strerror}; give a file in SQuAD's format") from error
+    try:
+        data = json.loads(_unpacked(raw) if path.suffix == ".gz" else raw)["data"]
         paragraphs: dict[str, str] = {}
         questions: list[Question] = []
         for a, article in enumerate(data):
@@ -55,11 +62,20 @@ def read_squad(path: Path) -> Squad:
                 name = f"{a:03}-{p:03}.md"
                 paragraphs[name] = f"# {title}\n\n{paragraph['context']}\n"
                 questions += [_question(entry, name) for entry in paragraph["qas"]]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Fault(f"{path} is not a file in SQuAD's format ({error!r}); it needs data[].paragraphs[].qas[]") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise Fault(f"{path} is not in SQuAD's format: {why}; it needs data[].paragraphs[].qas[]") from None
     if not questions:
         raise Fault(f"{path} holds no questions")
     return Squad(paragraphs, tuple(questions), hashlib.sha256(raw).hexdigest())
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """What a .gz holds: a small one may hold any amount."""
+    data = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise ValueError(f"more than {LONGEST >> 20} MiB are packed in it")
+    return data
 
 
 def _question(entry: dict[str, Any], document: str) -> Question:

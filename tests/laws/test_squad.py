@@ -80,6 +80,32 @@ def test_a_corrupt_archive_is_a_fault(tmp_path: Path) -> None:
         read_squad(tmp_path / "q.json.gz")
 
 
+def test_what_is_no_file_of_questions_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openbook.measure.squad.LONGEST", 1 << 20)
+    packed = gzip.compress(b" " * (1 << 20) + b'{"data": []}')
+    for content, said in (
+        (b"{}", "there is no 'data'"),
+        (b"", "Expecting value"),
+        (b"[" * 200_000, "recursion"),
+        (packed, "more than 1 MiB"),
+    ):
+        path = tmp_path / ("q.json.gz" if content is packed else "q.json")
+        path.write_bytes(content)
+        with pytest.raises(Fault, match=rf"not in SQuAD's format: .*{said}"):
+            read_squad(path)
+    with pytest.raises(Fault, match="cannot be read: No such file"):
+        read_squad(tmp_path / "nowhere.json")
+
+
+def test_a_model_that_is_not_there_is_said_before_paragraphs_are_read(
+    squad: Squad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openbook.cli.questions.encoder", lambda config: ENCODER)
+    done = CliRunner().invoke(app, ["eval", "qa", str(tmp_path / "q.json"), "--model", "nowhere.gguf"])
+    assert isinstance(done.exception, Fault) and "nowhere.gguf does not exist" in str(done.exception)
+    assert not (tmp_path / "home" / "books").exists()
+
+
 def test_a_skip_past_the_end_is_a_fault(squad: Squad, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["eval", "qa", str(tmp_path / "q.json"), "--skip", "100"])
     assert isinstance(done.exception, Fault) and "has 100" in str(done.exception)
