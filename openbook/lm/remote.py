@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from openbook.errors import Fault
-from openbook.lm.tokenizer import END_OF_TURN
+from openbook.lm.tokenizer import END_OF_TURN, well_formed
 
 MOST_BYTES = 4 << 20
 """A reply that is longer is refused."""
@@ -58,12 +58,14 @@ class Remote:
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
         try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.username is not None:
+            parts = urlsplit(self.address)
+            named = parts.scheme in ("http", "https") and bool((parts.hostname or "").encode("idna"))
+            sound = named and parts.port != 0 and parts.username is None
+        except ValueError:  # also of a host that can be no name
+            sound = False
+        written = self.address.isprintable() and " " not in self.address
+        if not (sound and written and parts.path.isascii()):
             raise Fault(f"{self.address!r} is no address of a server; say it like http://127.0.0.1:8080/v1#model")
         if parts.query or parts.fragment:
             raise Fault(f"{self.address!r} has more than a path after the server's name; leave that out")
@@ -72,13 +74,15 @@ class Remote:
         here = parts.hostname in ("localhost", "127.0.0.1", "::1")
         if self.key and parts.scheme == "http" and not here:
             raise Fault(f"a key is not sent in the clear to {parts.hostname}; use https")
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise Fault(f"the key for {self.address} has a line break or what no key has; give it without")
 
     @classmethod
     def named(cls, address: str, key: str | None = None) -> Remote:
         """From `http://host:port/v1#model`; without a path it is `/v1`."""
         base, _, name = address.partition("#")
         base = base.rstrip("/")
-        if urlsplit(base).path == "":
+        if base.count("/") == 2:
             base += "/v1"
         return cls(base, name, key)
 
@@ -109,7 +113,7 @@ class Remote:
             read, written = (n if isinstance(n, int) and 0 <= n < 1 << 31 else 0 for n in counts)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Fault(f"{self.address} gives no answer of {self.name} ({type(error).__name__}: {error})") from error
-        return Reply(text, read, written)
+        return Reply(well_formed(text), read, written)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

@@ -244,6 +244,12 @@ def test_nobody_there_is_a_fault():
         ("http:///v1#m", "no address"),
         ("http://a:99999/v1#m", "no address"),
         ("http://me:pw@a/v1#m", "no address"),
+        ("http://[::1/v1#m", "no address"),
+        ("http://a..b/v1#m", "no address"),
+        ("http://a/é#m", "no address"),
+        ("http://a/v 1#m", "no address"),
+        ("http://a/v1\n/x#m", "no address"),
+        ("http://a:0/v1#m", "no address"),
         ("http://a/v1?x=1#m", "leave that out"),
         ("http://a/v1", "which model"),
     ],
@@ -253,7 +259,17 @@ def test_what_is_no_address_is_refused(address, message):
         Remote.named(address)
 
 
+def test_half_a_character_in_an_answer_is_no_character():
+    reply = json.dumps({"choices": [{"message": {"content": "a\ud800"}}]}).encode()
+    with serving(Bad, deed=staticmethod(lambda server: server.reply(reply))) as (address, _):
+        said = Remote(address + "/v1", "m").chat([], temperature=0, seed=0, max_tokens=1)
+    assert said.text.encode() == b"a?"
+
+
 def test_a_key_is_not_sent_in_the_clear_and_not_shown():
+    with pytest.raises(Fault, match="line break") as fault:
+        Remote("https://example.org/v1", "m", key="secret\n")
+    assert "secret" not in str(fault.value)
     with pytest.raises(Fault, match="in the clear"):
         Remote("http://example.org/v1", "m", key="secret")
     assert "secret" not in repr(Remote("https://example.org/v1", "m", key="secret"))
