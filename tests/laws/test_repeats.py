@@ -164,6 +164,11 @@ def test_a_sentence_said_twice_is_said_once_where_the_text_ends_anyway() -> None
     assert cut(pieces(f"{said} {said} Then look."))[0] == f"{said} {said} Then look."
 
 
+def test_a_full_stop_and_a_line_break_in_one_token_end_a_line() -> None:
+    unit = [(0, "The"), (1, " team"), (2, " won"), (3, ".\n")]
+    assert cut(unit * 3)[0] == "The team won.\n"
+
+
 def test_a_model_that_goes_round_in_a_circle_is_asked_no_more(tiny_model: LanguageModel) -> None:
     text = "A comet. It is a comet." + " It is a comet." * 14
     how = {"max_tokens": 300, "cut_repeats": True}

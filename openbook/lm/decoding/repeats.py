@@ -35,8 +35,8 @@ ENOUGH = 8
 """Repeated tokens that are withdrawn from the end of a text that is over anyway."""
 INSIDE, ANYWHERE, WORD, SENTENCE = range(4)
 """What ends at a place: nothing but a part of a character, a token, a word, a sentence or a line."""
-_ENDED = re.compile(r"(\n[ \t]*|[.!?…][\"'”’»)\]*_`]*)$")
-_ENDED_WITHOUT_SPACE = re.compile(r"[。！？][”’」』）]*$")
+_ENDED = re.compile(r"(\n[ \t]*|[.!?…][\"'”’»)\]*_`]*)\Z")  # `$` would also match before a last line break
+_ENDED_WITHOUT_SPACE = re.compile(r"[。！？][”’」』）]*\Z")
 
 
 @dataclass(slots=True)
