@@ -56,9 +56,9 @@ class CrossEncoder:
 
         Raises `Fault` for a query that leaves no room for a text.
         """
-        query = well_formed(query)
+        query = well_formed(query[: self.max_tokens * 32])  # a word piece is rarely longer
         self._pieces.no_truncation()
-        asked = self._pieces.encode(query[: self.max_tokens * 32], add_special_tokens=False)
+        asked = self._pieces.encode(query, add_special_tokens=False)
         if texts and len(asked.ids) > self.max_tokens // 2:
             raise Fault(f"the question is too long for {self.name}, which reads {self.max_tokens} tokens; shorten it")
         pairs = [(query, well_formed(text[: self.max_tokens * 32])) for text in texts]

@@ -177,3 +177,10 @@ def test_a_question_too_long_for_a_cross_encoder_and_a_folder_that_is_none_are_f
         load_cross_encoder(cross_folder, "cpu")("why " * 100, ["text"])
     with pytest.raises(Fault, match="no folder"):
         load_cross_encoder(tmp_path / "absent")
+
+
+def test_of_a_question_no_more_is_read_than_was_counted(cross_folder):
+    pre_tokenizers = pytest.importorskip("tokenizers.pre_tokenizers")
+    encoder = load_cross_encoder(cross_folder, "cpu")
+    encoder._pieces.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert encoder("why" + " " * 10_000 + "why " * 200, ["text"]) == encoder("why", ["text"])
