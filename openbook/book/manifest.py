@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from openbook.errors import Fault
 
@@ -75,29 +76,56 @@ def path_of(book: Path, version: int) -> Path:
 
 def read_head(book: Path) -> Manifest:
     """The live version; `BookFault` with one line where HEAD or its manifest is damaged."""
+    number = _head(book)
+    while True:
+        try:
+            return read_manifest(book, number)
+        except BookFault:
+            before, number = number, _head(book)
+            if number == before:  # else there was a new one meanwhile, and this was cleaned up
+                raise
+
+
+def _head(book: Path) -> int:
     try:
         head = (book / "HEAD").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BookFault(f"{book}: HEAD cannot be read ({error}); {_remedy(book)}") from error
     if not re.fullmatch(r"\d{6,12}", head):
         raise BookFault(f"{book}: HEAD is damaged, it names no version; {_remedy(book)}")
-    return read_manifest(book, int(head))
+    return int(head)
 
 
 def read_manifest(book: Path, version: int) -> Manifest:
     """A version's manifest, checked."""
     path = path_of(book, version)
     try:
-        fields = json.loads(path.read_text("utf-8"))
+        fields = read_json(path)
         if fields["format"] not in READ:
             raise BookFault(f"{book} has format {fields['format']}, this openbook reads {FORMAT}; use a matching one")
         manifest = Manifest(**fields)
-        whole = manifest.version == version and all(isinstance(n, int) for n in (manifest.documents, manifest.passages))
+        counts = (manifest.documents, manifest.passages)
+        others = (manifest.documents_table, manifest.passages_table, manifest.width, manifest.since)
+        numbered = all(type(n) is int for n in (*counts, *(n for n in others if n is not None)))
+        whole = manifest.version == version and numbered
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BookFault(f"{book}: version {version} cannot be read ({path.name}); {_remedy(book, version)}") from error
     if not whole:
         raise BookFault(f"{book}: {path.name} is damaged; {_remedy(book, version)}")
     return manifest
+
+
+def manifests(book: Path) -> list[Manifest]:
+    """The versions that count, oldest first: those above HEAD were never published."""
+    head, found = read_head(book).version, []
+    for number in numbers(book):
+        try:
+            if number <= head:
+                found.append(read_manifest(book, number))
+        except BookFault:
+            if path_of(book, number).exists():  # else it was cleaned up since its name was read
+                raise
+    return found
 
 
 def _remedy(book: Path, bad: int | None = None) -> str:
@@ -168,6 +196,14 @@ def drop(book: Path, version: int, even_held: bool = False) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def read_json(path: Path) -> Any:
+    """What a file of the book says; `ValueError` where it is no JSON, or nested as nothing of ours is."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deep") from error
 
 
 def write(path: Path, text: str) -> None:

@@ -24,11 +24,13 @@ from openbook.book.manifest import (
     Wait,
     drop,
     faults,
+    manifests,
     now,
     numbers,
     path_of,
     publish,
     read_head,
+    read_json,
     read_manifest,
     sync,
     write,
@@ -95,8 +97,8 @@ def versions(book: Path) -> list[Version]:
     named: dict[int, list[str]] = {}
     for name, number in tags(book).items():
         named.setdefault(number, []).append(name)
-    manifests = list(_live(book))
-    follower = {m.version: after for m, after in pairwise(manifests)}
+    known = manifests(book)
+    follower = {m.version: after for m, after in pairwise(known)}
     return [
         Version(
             number=m.version,
@@ -108,7 +110,7 @@ def versions(book: Path) -> list[Version]:
             live=m.version == head,
             whole=not _same_run(m, follower.get(m.version)),
         )
-        for m in manifests
+        for m in known
     ]
 
 
@@ -116,16 +118,10 @@ def _same_run(manifest: Manifest, after: Manifest | None) -> bool:
     return after is not None and manifest.since is not None and manifest.since == after.since
 
 
-def _live(book: Path) -> Iterator[Manifest]:
-    """Manifests that count: those above HEAD were never published."""
-    head = read_head(book).version
-    yield from (read_manifest(book, number) for number in numbers(book) if number <= head)
-
-
 def tags(book: Path) -> dict[str, int]:
     """Names of versions."""
     try:
-        found = json.loads((book / TAGS).read_text("utf-8"))
+        found = read_json(book / TAGS)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -137,7 +133,7 @@ def tags(book: Path) -> dict[str, int]:
 
 def resolve(book: Path, ref: Ref) -> int:
     """The number of a version named by number or tag; `BookFault` if it is not here."""
-    if isinstance(ref, str) and not (ref.isascii() and ref.isdigit()):
+    if isinstance(ref, str) and not (ref.isascii() and ref.isdigit() and len(ref) < 20):
         named = tags(book)
         if ref not in named:
             there = f"tags are: {', '.join(sorted(named))}" if named else "no version has a tag"
@@ -252,7 +248,7 @@ def prune(book: Path, keep: int, wait: Wait = True) -> Pruned:
 
 def apart(book: Path) -> list[int]:
     """Versions that hold different documents from each other: one for each table of documents."""
-    return sorted({manifest.documents_table: manifest.version for manifest in _live(book)}.values())
+    return sorted({manifest.documents_table: manifest.version for manifest in manifests(book)}.values())
 
 
 def drop_all(book: Path, going: Collection[int]) -> None:
@@ -270,13 +266,13 @@ def clean(book: Path) -> int:
     for number in numbers(book):
         if number > head.version:  # never published
             drop(book, number, even_held=True)
-    manifests = list(_live(book))
+    known = manifests(book)
     freed = 0
     with faults(book):
         if head.documents_table is not None:
-            freed += _clean(book / tables.DOCUMENTS, {m.documents_table for m in manifests}, head.documents_table)
+            freed += _clean(book / tables.DOCUMENTS, {m.documents_table for m in known}, head.documents_table)
         if head.passages_table is not None:
-            freed += _clean(book / tables.PASSAGES, {m.passages_table for m in manifests}, head.passages_table)
+            freed += _clean(book / tables.PASSAGES, {m.passages_table for m in known}, head.passages_table)
     return freed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,19 +107,57 @@ def test_what_cannot_be_a_tag_is_refused(book: Book, name: str) -> None:
         book.tag(name)
 
 
-@pytest.mark.parametrize("ref", [99, -1, "99", "nix", "", "²", "1" * 30])
+@pytest.mark.parametrize("ref", [99, -1, "99", "nix", "", "²", "1" * 30, "9" * 5000], ids=lambda ref: str(ref)[:9])
 def test_what_is_no_version_is_refused(book: Book, ref: int | str) -> None:
     for look in (book.use, book.diff, lambda ref: book.tag("x", ref), lambda ref: open_book(book.path, at=ref)):
         with pytest.raises(BookFault, match=r"has no (version|tag)"):
             look(ref)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": "b"}', '{"a": -1}', '{"a": true}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": "b"}', '{"a": -1}', '{"a": true}', "[" * 9999], ids=lambda t: t[:9])
 def test_damaged_tags_are_one_line(book: Book, text: str) -> None:
     (book.path / "tags.json").write_text(text)
     with pytest.raises(BookFault, match=r"tags\.json") as caught:
         book.versions()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"documents_table": 1.5}, {"passages_table": "main"}, {"passages": True}, {"format": 9}, {"since": []}]
+)
+def test_a_damaged_version_is_one_line(book: Book, change: dict[str, object]) -> None:
+    path = manifest.path_of(book.path, book.version)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BookFault, match=r"damaged|cannot be read|has format"):
+        open_book(book.path)
+    path.write_text('{"a":' * 9999)
+    with pytest.raises(BookFault, match=r"cannot be read .*go back to version") as caught:
+        open_book(book.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_cleaned_up_while_it_is_listed_is_passed_over(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, left = manifest.read_manifest, manifest.numbers(book.path)[1:]
+
+    def overtaken(path: Path, version: int) -> manifest.Manifest:
+        manifest.path_of(book.path, 0).unlink(missing_ok=True)
+        return read(path, version)
+
+    monkeypatch.setattr(manifest, "read_manifest", overtaken)
+    assert [v.number for v in book.versions()] == left
+
+
+def test_who_opens_a_book_while_the_next_version_comes_sees_that(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, before = manifest.read_manifest, book.version
+
+    def overtaken(path: Path, version: int) -> manifest.Manifest:
+        if version == before:  # the next one is published and the last one cleaned up
+            manifest.publish(path, replace(read(path, before), version=before + 1))
+            manifest.path_of(path, before).unlink()
+        return read(path, version)
+
+    monkeypatch.setattr(manifest, "read_manifest", overtaken)
+    assert open_book(book.path).version == before + 1
 
 
 def size(book: Book) -> int:
