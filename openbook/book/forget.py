@@ -18,7 +18,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +30,15 @@ from openbook.book.manifest import (
     Manifest,
     Wait,
     faults,
+    manifests,
     now,
-    numbers,
     read_head,
-    read_manifest,
+    read_json,
     sync,
     write,
     writing,
 )
-from openbook.book.traces import Needles, Traces, heads
+from openbook.book.traces import Needles, Traces, heads, strings
 from openbook.book.writer import Writer, document_id
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         versions.drop_all(book, held)
         freed = versions.clean(book)
         neighbours = _forget_neighbours(book, sorted(going))
+        _forget_pairs(book)
         writer.sweep()
         _sweep_others(book)
         answers += forget_answers(book, traces)
@@ -121,8 +122,10 @@ def known(book: Path, document: str) -> bool:
 
 def _journal(book: Path) -> _Journal | None:
     try:
-        found = json.loads((book / FORGETTING).read_text("utf-8"))
+        found = read_json(book / FORGETTING)
         documents = {str(id): str(name) for id, name in found["documents"].items()}
+        if not documents:
+            raise ValueError("it names no document")
         return _Journal(documents, found["tags"] is True)
     except FileNotFoundError:
         return None
@@ -134,9 +137,7 @@ class _History:
     """Every row that any version's files hold, hidden ones too, and which versions need those files."""
 
     def __init__(self, book: Path) -> None:
-        self.book = book
-        head = read_head(book).version
-        self.manifests = [read_manifest(book, number) for number in numbers(book) if number <= head]
+        self.book, self.manifests = book, manifests(book)
 
     def named(self, wanted: Collection[str]) -> list[dict[str, Any]]:
         """Documents of these names, paths or ids: their id, name and path."""
@@ -220,23 +221,32 @@ def _row(vector: Sequence[float]) -> Any:
 
 
 def _resolve(book: Path, history: _History, wanted: Sequence[str]) -> dict[str, str]:
-    """Documents (name by id) that are meant; `BookFault` for one that no version has, nor an answer."""
+    """Documents (name by id) that are meant; `BookFault` for what no version or answer has, or what may mean two."""
     spelled = {name: os.path.abspath(name) for name in wanted}  # noqa: PTH100  (as `add` stores paths)
     rows = history.named({*spelled, *spelled.values()}) if wanted else []
-    found = {row["id"]: row["name"] for row in rows}
-    known = {value for row in rows for value in row.values()}
+    found: dict[str, str] = {}
     for name, path in spelled.items():
-        if known.isdisjoint((name, path)):
+        here, there = ({row["id"]: row["name"] for row in rows if value in row.values()} for value in (path, name))
+        if here and there and here != there:
+            raise BookFault(
+                f"{name!r} may be the document of that name or the file here, {min(here.values())!r}; "
+                "say its whole path, or its id"
+            )
+        if not (here or there):
             if not any(_names(answer, name) for answer in (book / "answers").glob("*.json")):
                 raise BookFault(f"{book} has no document {name!r}; names are as `openbook find` shows them")
-            found[document_id(name)] = name
+            there = {document_id(name): name}
+        found |= here | there
     return found
 
 
 def _names(answer: Path, document: str) -> bool:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        sources = json.loads(answer.read_bytes()).get("sources", [])
-        return any(isinstance(source, dict) and source.get("document") == document for source in sources)
+    with contextlib.suppress(OSError, ValueError):
+        said = read_json(answer)
+        sources = said.get("sources") if isinstance(said, dict) else None
+        return isinstance(sources, list) and any(
+            isinstance(source, dict) and source.get("document") == document for source in sources
+        )
     return False
 
 
@@ -275,25 +285,14 @@ def forget_answers(book: Path, traces: Traces) -> int:
 
 def _holds(path: Path, traces: Traces) -> bool:
     try:
-        answer = json.loads(path.read_bytes())
+        answer = read_json(path)
+        if not isinstance(answer, dict) or traces.named(answer):
+            return True
+        # What other documents say is theirs, though this one may say it too.
+        said = {key: value for key, value in answer.items() if key not in ("sources", "citations")}
+        return bool(traces.needles.within("\n".join(strings(said)).encode("utf-8", "replace")))
     except (ValueError, RecursionError):
         return True  # nobody can read it, so nobody can say what it holds
-    if not isinstance(answer, dict) or traces.named(answer):
-        return True
-    # What other documents say is theirs, though this one may say it too.
-    said = {key: value for key, value in answer.items() if key not in ("sources", "citations")}
-    return bool(traces.needles.within("\n".join(_strings(said)).encode("utf-8", "replace")))
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
 
 
 def _forget_neighbours(book: Path, ids: Sequence[str]) -> int:
@@ -302,6 +301,13 @@ def _forget_neighbours(book: Path, ids: Sequence[str]) -> int:
     from openbook.book.neighbours import forget as forget_rows
 
     return forget_rows(book, ids)
+
+
+def _forget_pairs(book: Path) -> None:
+    if (book / "faq").exists():
+        from openbook.book.faq.knowledge import forget as forget_index
+
+        forget_index(book)
 
 
 def _sweep_others(book: Path) -> None:

@@ -7,6 +7,7 @@ passage that stays.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import stat
@@ -15,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from openbook.book import indices, tables
 from openbook.book.fst import Dictionary
-from openbook.book.manifest import BookFault, numbers, read_head, read_manifest
-from openbook.book.traces import Needles, Traces, heads, pieces, words
+from openbook.book.manifest import BookFault, manifests, read_head
+from openbook.book.traces import Needles, Traces, heads, pieces, strings, words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,7 +106,7 @@ class _Search:
         if _is_lance(path):
             self._lance(path, where)
         elif path.suffix in (".zip", ".npz", ".gz"):
-            for part in _unpacked(path):
+            for part in _unpacked(path, self.traces.needles.longest):
                 self._bytes(part, f"{where} (unpacked)")
         else:
             self._text(path, where)
@@ -120,16 +121,16 @@ class _Search:
         data = path.read_bytes() if path.stat().st_size <= UNPACKED else b""
         if path.suffix == ".json":
             value = json.loads(data)
-            self._bytes("\n".join(_strings(value)).encode("utf-8", "replace"), where)
+            self._bytes("\n".join(strings(value)).encode("utf-8", "replace"), where)
             if self.traces.named(value):
                 self.report.found(where, "names it")
         elif path.relative_to(self.book).parts[0] not in OWN:
-            try:
-                left = words(data.decode("utf-8")) & self.traces.words
-            except UnicodeDecodeError:
-                return
-            if left:
-                self.report.found(where, f"has the word {min(left)!r}")
+            with contextlib.suppress(UnicodeDecodeError):
+                self._words(data.decode("utf-8"), where)
+
+    def _words(self, text: str, where: str) -> None:
+        if left := words(text) & self.traces.words:
+            self.report.found(where, f"has the word {min(left)!r}")
 
     def _lance(self, path: Path, where: str) -> None:
         for batch in _batches(path):
@@ -143,13 +144,13 @@ class _Search:
                 else:
                     self.report.cells += len(column)
 
-    def _cells(self, cells: list[str], where: str) -> None:
-        text = "\n".join(cells)
-        self._bytes(text.encode("utf-8", "replace"), where)
+    def _cells(self, cells: list[bytes], where: str) -> None:
+        self._bytes(b"\n".join(cells), where)
+        texts = [cell.decode("utf-8", "replace") for cell in cells]
         # Of rows, those of the documents were found by their ids, and words of the others are not the rarer ones.
-        if "lance/data/" not in where and (left := words(text) & self.traces.words):
-            self.report.found(where, f"has the word {min(left)!r}")
-        if not self.traces.strings.isdisjoint(cells):
+        if "lance/data/" not in where:
+            self._words("\n".join(texts), where)
+        if not self.traces.strings.isdisjoint(texts):
             self.report.found(where, "names it")
 
     def _vocabulary(self, data: bytes, where: str) -> None:
@@ -178,8 +179,7 @@ class _Search:
 
     @cached_property
     def _live(self) -> list[Any]:
-        head = read_head(self.book).version
-        found = {read_manifest(self.book, n).passages_table for n in numbers(self.book) if n <= head}
+        found = {manifest.passages_table for manifest in manifests(self.book)}
         return [tables.open_at(self.book / tables.PASSAGES, version) for version in found if version is not None]
 
     @cached_property
@@ -249,41 +249,31 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     yield from LanceFileReader(str(path)).read_all(batch_size=1024).to_batches()
 
 
-def _cells(column: Any) -> list[str] | None:
-    """The values of a column of texts or bytes, as text; None where it is of another kind."""
+def _cells(column: Any) -> list[bytes] | None:
+    """The values of a column of texts or bytes, as bytes; None where it is of another kind."""
     import pyarrow as pa
 
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return [cell or "" for cell in column.to_pylist()]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return [(cell or b"").decode("utf-8", "replace") for cell in column.to_pylist()]
-    return None
+    if column.type not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        return None
+    return [cell or b"" for cell in column.cast(pa.large_binary()).to_pylist()]
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
-
-
-def _unpacked(path: Path) -> Iterator[bytes]:
+def _unpacked(path: Path, overlap: int) -> Iterator[bytes]:
     if path.suffix == ".gz":
         with gzip.open(path) as file:
-            while data := file.read(UNPACKED):
-                yield data
+            yield from _parts(file, overlap)
     else:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as file:
-                    while data := file.read(UNPACKED):
-                        yield data
+                    yield from _parts(file, overlap)
+
+
+def _parts(file: IO[bytes] | gzip.GzipFile, overlap: int) -> Iterator[bytes]:
+    """What is in a file, some at a time; each begins with the last bytes of the one before."""
+    part = b""
+    while data := file.read(UNPACKED):
+        yield (part := part[max(0, len(part) - overlap) :] + data)
 
 
 def _mapped(path: Path) -> memoryview:

@@ -149,6 +149,19 @@ def words(text: str) -> set[str]:
     return {word for word in set(WORD.findall(text.casefold())) if not word.isdigit()}
 
 
+def strings(value: Any) -> Iterator[str]:
+    """Every string in plain JSON values, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
 def heads(vectors_NM: npt.NDArray[np.float32]) -> set[bytes]:
     """The beginning of each vector's bytes; one of zeros alone is nobody's."""
     rows = np.ascontiguousarray(vectors_NM[:, : VECTOR_BYTES // 4], dtype="<f4")

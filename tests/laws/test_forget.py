@@ -144,6 +144,19 @@ def test_a_document_is_named_in_many_ways(book: Book, notes: Path, by: str, monk
     assert book.forget(said).documents == ("notes/mill.md",)
 
 
+def test_what_may_be_two_documents_is_refused(
+    book: Book, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mill.md").write_text("Another mill.")
+    book.add(tmp_path / "mill.md", encoder=ENCODER)
+    monkeypatch.chdir(notes)
+    with pytest.raises(BookFault, match=r"'notes/mill\.md'; say its whole path"):
+        book.forget("mill.md")  # the document mill.md, or the file here?
+    monkeypatch.chdir(tmp_path)
+    assert book.forget("mill.md").documents == ("mill.md",)
+    assert "notes/mill.md" in {document.name for document in book.documents()}
+
+
 def test_what_is_unknown_is_refused_and_nothing_is_done(book: Book) -> None:
     before = raw(book)
     with pytest.raises(BookFault, match=r"no document 'notes/nix\.md'"):
@@ -180,6 +193,25 @@ def test_answers_that_hold_it_are_blanked_and_others_stay(book: Book) -> None:
     assert recall(book.path, ours[1])
     assert numbers(book.path) == [1, 2, 3, 4, 7]
     assert [left.what[:13] for left in book.prove(done.traces).left] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '"x"', '{"sources": 5}', '{"sources": [5]}', '{"a":' * 900 + "1" + "}" * 900, "[" * 9999],
+    ids=lambda text: text[:9],
+)  # fmt: skip
+def test_what_is_no_answer_stands_in_nobodys_way(book: Book, text: str) -> None:
+    answer(book, "notes/long-gone.md")
+    (book.path / "answers" / "000000.json").write_text(text)
+    assert book.forget("notes/long-gone.md").answers >= 1
+    with pytest.raises(BookFault, match="no document"):
+        book.forget("notes/longer-gone.md")
+
+
+def test_a_damaged_journal_is_one_line(book: Book) -> None:
+    for text in ("", "[]", "{}", '{"documents": {}, "tags": true}', '{"documents": [1]}', "[" * 9999):
+        (book.path / "forgetting.json").write_text(text)
+        with pytest.raises(BookFault, match=r"forgetting\.json is damaged"):
+            book.forget()
 
 
 def test_an_answer_given_meanwhile_is_not_kept(book: Book) -> None:
@@ -265,6 +297,16 @@ def test_the_prover_finds_what_is_planted(book: Book, plant: Callable[[Book, Tra
     secret = book.forget("notes/mill.md").traces
     plant(book, secret)
     assert book.prove(secret).left
+
+
+@pytest.mark.parametrize("plant", [plant_packed, plant_zipped], ids=lambda plant: plant.__name__)
+def test_the_prover_reads_on_where_it_stopped(
+    book: Book, plant: Callable[[Book, Traces], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = book.forget("notes/mill.md")
+    plant(book, done.traces)
+    monkeypatch.setattr("openbook.book.prove.UNPACKED", 20)  # shorter than a sentence
+    assert any("unpacked" in left.where for left in book.prove(done.traces).left)
 
 
 @pytest.mark.parametrize("table", ["documents.lance", "passages.lance"])
