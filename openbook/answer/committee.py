@@ -11,13 +11,16 @@ Shapes: S rows (a member, or a member under one of several passages).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from openbook.answer.account import trimmed
+from openbook.answer.answer import Token
 from openbook.answer.seats import Passage, Seat, local
 from openbook.errors import Fault
 from openbook.lm.backends.threads import each_within
@@ -59,7 +62,7 @@ class Piece:
 class Together:
     """A committee at work on one question: `stream` writes, the rest says what came of it.
 
-    Raises `Fault` where members cannot be mixed as asked.
+    `book`: path and version of that which the passages are from. Raises `Fault` where members cannot be mixed as asked.
     """
 
     seats: Sequence[Seat]
@@ -69,6 +72,7 @@ class Together:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 64
     stop: Sequence[str] = ()
+    book: Mapping[str, Any] = field(default_factory=lambda: {"path": None, "version": None})
 
     def __post_init__(self) -> None:
         if not self.seats:
@@ -172,27 +176,42 @@ class Together:
         return {"mixture": float(mixture), "members": by_row, "best": self.labels[best].id, "allowed": float(allowed)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `openbook committee --json` prints them."""
+        """The JSON of an answer (`Answer.to_dict`) whose sources are the rows, and what is a committee's own."""
+        text, tokens = trimmed(self._tokens())
+        how = "bytes" if self.bytewise else "tokens"
         return {
             "question": self.question,
-            "answer": self.text,
-            "how": "bytes" if self.bytewise else "tokens",
-            "seed": self.sampling.seed,
+            "answer": text,
+            "abstained": not text,
+            "reason": None if text else "the members ended their answer before the first word",
             "ended": self.reason,
-            "members": self._members(),
+            "seed": self.sampling.seed,
+            "model": " + ".join(seat.name for seat in self.seats),
+            "book": dict(self.book),
+            "settings": {"how": how, "max_tokens": self.max_tokens, "temperature": self.sampling.temperature},
+            "sources": self._rows(),
+            "tokens": [
+                {**asdict(token), "span": [*token.span], "lower": math.exp(low), "upper": math.exp(high)}
+                for token, (low, high) in zip(tokens, self.bounds(), strict=True)
+            ],
+            "citations": [],
+            "how": how,
             "bits": self.bits(),
             "cost": self.cost(),
-            "untold": max((float(np.exp(high) - np.exp(low)) for low, high in self.bounds()), default=0.0),
-            "tokens": self._tokens(),
+            "untold": max((math.exp(high) - math.exp(low) for low, high in self.bounds()), default=0.0),
         }
 
-    def _members(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[dict[str, Any]]:
         shares = np.array([piece.share_S for piece in self.pieces] or [np.exp(self.weights.log_prior_S)])
         last = shares[-1]
         return [
             {
                 "id": label.id,
                 "kind": label.kind,
+                "title": seat.name,
+                "document": None if passage is None else passage.document,
+                "page": None if passage is None else passage.page,
+                "line": None if passage is None else passage.line,
                 "model": seat.model.name,
                 "address": seat.address,
                 "system": seat.system,
@@ -206,16 +225,12 @@ class Together:
             )
         ]
 
-    def _tokens(self) -> list[dict[str, Any]]:
+    def _tokens(self) -> list[Token]:
         made, end = [], 0
         for piece in self.pieces:
             start, end = end, end + len(piece.text)
-            low, high = np.exp(piece.bounds)
             shares = {label.id: float(share) for label, share in zip(self.labels, piece.share_S, strict=True)}
-            made.append(
-                {"text": piece.text, "span": [start, end], "p": float(np.exp(piece.log_p)), "lower": float(low),
-                 "upper": float(high), "responsibility": shares}
-            )  # fmt: skip
+            made.append(Token(piece.text, (start, end), float(np.exp(piece.log_p)), None, shares))
         return made
 
 

@@ -30,7 +30,14 @@ class Passage:
     id: str
     text: str
     prior: float = 1.0
-    place: str = ""
+    document: str | None = None
+    page: int | None = None
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands."""
+        return f"{self.document}, page {self.page}" if self.page else f"{self.document}:{self.line}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from openbook.cli import options
+from openbook.cli.answers import ABSTAINED, keep_answer, save_page
 from openbook.cli.books import check_there, open_for
 from openbook.cli.output import one_line, out, print_json
 from openbook.errors import Fault
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from openbook.answer.committee import How, Piece, Together
     from openbook.answer.seats import Passage, Seat
+    from openbook.book.store import Book
     from openbook.config import Config
     from openbook.lm.decoding.sampling import Sampling
     from openbook.lm.model import LanguageModel
@@ -74,14 +76,18 @@ def committee(
     precision: options.Precision = None,
     backend: options.Backend = None,
     as_json: options.AsJson = False,
+    html: options.Html = None,
 ) -> None:
     """Let several models answer together, and show which of them each word comes from.
 
     With --book or --docs every member reads the best passages; without, members answer from what they know. Members on
-    a server are sent the question and the passages; OPENBOOK_MEMBER_KEY is sent along if it is set.
+    a server are sent the question and the passages; OPENBOOK_MEMBER_KEY is sent along if it is set. What is written
+    together from a book is kept there for `openbook why`.
     """
     if how not in (*TOGETHER, *CHOSEN):
         raise typer.BadParameter(f"--how is {how!r}; it is one of {', '.join((*TOGETHER, *CHOSEN))}")
+    if how in CHOSEN and html is not None:
+        raise typer.BadParameter(f"--html shows whose each word is; by {how} an answer is one member's: leave it out")
     config = options.configure(book=book, precision=precision, backend=backend)
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook committee 'Who wrote this?'")
@@ -91,7 +97,7 @@ def committee(
     from openbook.lm.decoding.sampling import Sampling
 
     seats = seats_of(config, member)
-    read = _passages(config, docs, question, passages) if given else ()
+    opened, read = _passages(config, docs, question, passages) if given else (None, ())
     if how in CHOSEN:
         drawn = Sampling(0.7 if temperature is None else temperature, seed=seed)
         _deliberate(seats, question.strip(), read, how, drawn, max_tokens, samples, rounds, as_json)
@@ -99,7 +105,16 @@ def committee(
         from openbook.answer.committee import Together
 
         sampling = Sampling(temperature or 0.0, seed=seed)
-        _write(Together(seats, question.strip(), read, cast("How", TOGETHER[how]), sampling, max_tokens), as_json)
+        together = Together(seats, question.strip(), read, cast("How", TOGETHER[how]), sampling, max_tokens)
+        if opened is not None:
+            together.book = {"path": str(opened.path), "version": opened.version}
+        _write(together, as_json)
+        if opened is not None:
+            keep_answer(opened.path, together.to_dict())
+        if html is not None:
+            save_page(together.to_dict(), html)
+        if not together.text:
+            raise typer.Exit(ABSTAINED)
 
 
 def seats_of(config: Config, named: list[str]) -> list[Seat]:
@@ -114,9 +129,10 @@ def seats_of(config: Config, named: list[str]) -> list[Seat]:
         name, _, told = each.partition("=")
         if name not in models:
             models[name] = _model(config, name)
-        short = (name.partition("#")[2] if "://" in name else Path(name).stem) or name
-        count = sum(seat.name.split("~")[0] == short for seat in seats)
-        seats.append(Seat(short if not count else f"{short}~{count + 1}", models[name], told or None))
+        short = (name.partition("#")[2] if "://" in name else Path(name).name.removesuffix(".gguf")) or name
+        names = (short, *(f"{short}~{n}" for n in range(2, MOST + 1)))
+        free = next(name for name in names if all(name != seat.name for seat in seats))
+        seats.append(Seat(free, models[name], told or None))
     return seats
 
 
@@ -130,7 +146,7 @@ def _model(config: Config, name: str) -> LanguageModel | Remote:
     return options.model_of(config, here(name))
 
 
-def _passages(config: Config, docs: Path | None, question: str, count: int) -> tuple[Passage, ...]:
+def _passages(config: Config, docs: Path | None, question: str, count: int) -> tuple[Book, tuple[Passage, ...]]:
     from openbook.answer.seats import Passage
     from openbook.book.retrieve import find
     from openbook.mix.reading import passage_text
@@ -138,12 +154,11 @@ def _passages(config: Config, docs: Path | None, question: str, count: int) -> t
 
     opened, encoder = open_for(config, docs)
     hits = find(opened, question, count, encoder, temperature=Settings().prior_temperature)
-    return tuple(Passage(f"p{i}", passage_text(hit), hit.prior, _place(hit)) for i, hit in enumerate(hits, 1))
-
-
-def _place(hit: Any) -> str:
-    passage = hit.passage
-    return f"{passage.document}, page {passage.page}" if passage.page else f"{passage.document}:{passage.line}"
+    read = [
+        Passage(f"p{i}", passage_text(hit), hit.prior, hit.passage.document, hit.passage.page, hit.passage.line)
+        for i, hit in enumerate(hits, 1)
+    ]
+    return opened, tuple(read)
 
 
 def _deliberate(
@@ -234,6 +249,7 @@ def _print_piece(console: Console, together: Together, piece: Piece) -> None:
 
 def _under(console: Console, together: Together) -> None:
     """Who the members were, how far each carried the answer, and what the committee cost beside its best member."""
+    import numpy as np
     from rich.style import Style
     from rich.text import Text
 
@@ -241,10 +257,11 @@ def _under(console: Console, together: Together) -> None:
     from openbook.answer.terminal import is_plain
 
     facts, plain = together.to_dict(), is_plain(console)
-    console.print("\n")
-    for i, seat in enumerate(together.seats):
-        rows = [row for row in facts["members"] if row["id"].split("/")[0] == seat.name]
-        share, weight = (sum(row[key] for row in rows) for key in ("responsibility", "weight"))
+    console.print("\n" if together.text else f"Not answered: {facts['reason']}.\n")
+    shares, weights = (
+        together.by_seat(np.array([row[key] for row in facts["sources"]])) for key in ("responsibility", "weight")
+    )
+    for i, (seat, share, weight) in enumerate(zip(together.seats, shares, weights, strict=True)):
         line = Text(f"{i + 1:>2}  ", Style() if plain else Style(color=palette.hue(i).either, bold=True))
         line.append(f"{one_line(seat.name)[:40]:<24}").append(f" {share:>5.0%} of the answer, weight now {weight:.0%}")
         if seat.system:

@@ -10,7 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openbook.answer.committee import Together, write_together
+from openbook.answer.history import keep
+from openbook.answer.html import render_html
+from openbook.answer.page.reading import read as page
 from openbook.answer.seats import CLOSED, Passage, Seat
+from openbook.cli import committee as command
+from openbook.cli import main
+from openbook.cli.output import out
 from openbook.errors import Fault
 from openbook.lm.decoding.bytewise import END
 from openbook.lm.decoding.sampling import Sampling
@@ -118,17 +124,58 @@ def test_beams_part_as_rows_do(tiny_model):
 def test_a_committee_writes_and_accounts_for_every_piece(tiny_model, how):
     seats = [Seat("plain", tiny_model), Seat("told", tiny_model, "Be brief.")]
     passages = (Passage("p1", "A comet.", 0.7), Passage("p2", "Moss.", 0.3))
-    sampling = Sampling(temperature=1.0, seed=3)
+    sampling = Sampling(temperature=6.0, seed=2)
     facts = write_together(Together(seats, "Who?", passages, how, sampling, 6)).to_dict()
-    assert facts["how"] == how and facts["tokens"]
-    assert [member["id"] for member in facts["members"]] == ["plain/p1", "plain/p2", "told/p1", "told/p2"]
+    assert facts["how"] == how and facts["tokens"] and facts["answer"]
+    assert [member["id"] for member in facts["sources"]] == ["plain/p1", "plain/p2", "told/p1", "told/p2"]
     for token in facts["tokens"]:
         assert sum(token["responsibility"].values()) == pytest.approx(1)
         assert token["lower"] <= token["p"] * (1 + 1e-6) and token["p"] <= token["upper"] * (1 + 1e-6)
     assert facts["bits"]["mixture"] <= facts["bits"]["allowed"] + 1e-6
-    assert "".join(token["text"] for token in facts["tokens"]).strip() == facts["answer"]
+    assert all(token["text"] == facts["answer"][slice(*token["span"])] for token in facts["tokens"])
+    assert "".join(token["text"] for token in facts["tokens"]) == facts["answer"]
     again = write_together(Together(seats, "Who?", passages, how, sampling, 6)).to_dict()
     assert again == facts  # the same seed, the same answer
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_why_and_the_page_show_members_as_sources(tiny_model, tmp_path, monkeypatch, capsys, read):
+    """An answer of a committee is kept as any other: each word in the colour of the member that gave it most."""
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
+    passages = (Passage("p1", "A comet.", 0.7, "n/comet.md", None, 3), Passage("p2", "Moss.", 0.3, "moss.pdf", 2, 1))
+    seats = [Seat("org/plain", tiny_model), Seat("told", tiny_model, "Be brief.")]
+    together = Together(seats, "Who?", passages if read else (), sampling=Sampling(6.0, seed=2), max_tokens=20)
+    together.book = {"path": str(tmp_path), "version": 0}
+    write_together(together)
+    reading = page(together.to_dict())
+    places = ["n/comet.md, line 3", "moss.pdf, page 2"] if read else [""]
+    assert [(s.name, s.place) for s in reading.sources] == [(seat.name, at) for seat in seats for at in places]
+    assert all(piece.level >= 2 for piece in reading.pieces if piece.share >= 0.25) and reading.committee
+    assert reading.draft
+    assert "which member it comes from" in render_html(together.to_dict())
+    (tmp_path / "versions").mkdir()
+    for name in ("HEAD", "versions/000000.json"):
+        (tmp_path / name).write_text("")
+    keep(tmp_path, together.to_dict())
+    assert main(["why", "--book", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "org/plain" in shown and (not read or "moss.pdf, page 2" in shown)
+    assert main(["why", "--replay", "--book", str(tmp_path)]) == 1
+    assert "does not say how its model ran" in capsys.readouterr().err
+
+
+def test_members_have_names_of_their_own(monkeypatch):
+    monkeypatch.setattr(command, "_model", lambda config, name: name)
+    named = ["a~2.gguf", "a.gguf", "a.gguf=Be brief.", "b/a.gguf", "smollm2-1.7b", "http://h/v1#org/m.v1", "x/.gguf"]
+    seats = command.seats_of(None, named)
+    assert [seat.name for seat in seats] == ["a~2", "a", "a~3", "a~4", "smollm2-1.7b", "org/m.v1", "x/.gguf"]
+    assert seats[1].model is seats[2].model
+
+
+def test_a_member_with_a_slash_in_its_name_has_its_share(tiny_model, capsys):
+    together = write_together(Together([Seat("org/m", tiny_model)], "Who?", max_tokens=2))
+    command._under(out(), together)
+    assert "org/m" in (shown := capsys.readouterr().out) and "100% of the answer, weight now 100%" in shown
 
 
 def test_a_piece_weighs_its_members_as_they_stand_after_it(tiny_model):

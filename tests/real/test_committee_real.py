@@ -69,7 +69,7 @@ def test_the_command_writes_together_and_chooses(capsys):
     assert main([*asked, "--max-tokens", "8", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert "Paris" in facts["answer"] and facts["how"] == "tokens"
-    assert [member["id"] for member in facts["members"]] == ["smollm2", "smollm2~2"]
+    assert [member["id"] for member in facts["sources"]] == ["smollm2", "smollm2~2"]
     assert facts["bits"]["mixture"] <= facts["bits"]["allowed"] + 1e-6 and facts["cost"]["read"] > 0
     assert main([*asked, "--max-tokens", "8", "--how", "debate"]) == 0
     shown = capsys.readouterr().out

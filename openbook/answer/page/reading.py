@@ -50,6 +50,7 @@ class Source:
     """One source. `number` is what the reader sees, None for the model's own memory; `hue` indexes the palette.
 
     `members` of one that holds several passages: each one's document, and what the branch loses without it, natural.
+    `model`: it is a member of a committee, not of the book.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Source:
     necessity: float | None
     sufficiency: float | None
     members: tuple[tuple[str, float | None], ...] = ()
+    model: bool = False
 
     @property
     def weight(self) -> float | None:
@@ -110,10 +112,16 @@ class Piece:
     source: Source | None = None
     citations: tuple[Citation, ...] = ()
     doubted: bool = False
+    share: float = 0.0
 
     @property
     def level(self) -> int:
-        """How strongly the piece is inked in its source's colour; 0 where the book added next to nothing."""
+        """How strongly the piece is inked in its source's colour; 0 where the book added next to nothing.
+
+        What a committee writes has no bits over a closed book: there it is the member's share.
+        """
+        if self.source is not None and self.source.model and self.bits is None:
+            return 1 + int(4 * self.share)
         return level(self.bits) if self.source else 0
 
     @property
@@ -161,6 +169,11 @@ class Reading:
     judged: tuple[Judged, ...] = ()
     others: tuple[Reading, ...] = ()
     certified: str = ""
+
+    @property
+    def committee(self) -> bool:
+        """Whether models wrote it together."""
+        return any(source.model for source in self.sources)
 
     def share(self, source: Source) -> float | None:
         """What a source's bar shows."""
@@ -237,22 +250,24 @@ def _sources(
     count = 0
     for index, row in enumerate(rows):
         kind, key = text_of(row.get("kind")), text_of(row.get("id"))
-        own = kind == "closed_book"
+        own, model = kind == "closed_book", kind == "model"
         count += not own
         members = _members(row)
-        name = " + ".join(dict.fromkeys(name for name, _ in members))
-        name = name or clean(text_of(row.get("document") or row.get("title"))).strip()
+        document, title = (clean(text_of(row.get(name))).strip() for name in ("document", "title"))
+        name = " + ".join(dict.fromkeys(name for name, _ in members)) or (title if model else document or title)
         page, line = number(row.get("page")), number(row.get("line"))
+        place = f"page {page:.0f}" if page is not None else f"line {line:.0f}" if line is not None else ""
         sources.append(
             Source(
                 index=index,
                 key=key,
                 number=None if own else count,
                 name=(not own and name) or _KINDS.get(kind) or clean(key),
-                place=f"page {page:.0f}" if page is not None else f"line {line:.0f}" if line is not None else "",
+                place=", ".join(part for part in (document, place) if part) if model else place,
                 heading=clean(text_of(row.get("heading"))).strip(),
                 passage=tuple(_passages(row, key, cited) if kind != "neighbours" else _remembered(tokens, key)),
                 members=members,
+                model=model,
                 **{name: number(row.get(name)) for name in ("prior", "refined", "responsibility", "bits")},
                 **{name: number(row.get(name)) for name in ("necessity", "sufficiency")},
             )
@@ -358,10 +373,12 @@ def _pieces(
         group = range(waiting, i + 1)
         bits = [value for j in group if (value := number(tokens[j].get("bits"))) is not None]
         strongest = max(group, key=lambda j: number(tokens[j].get("bits")) or 0.0)
-        source = owner(tokens[strongest].get("responsibility"), sources)
+        shares = tokens[strongest].get("responsibility")
+        source = owner(shares, sources)
+        share = min(number(shares[source.key]) or 0.0, 1.0) if source else 0.0
         word = start + len(text[start:end]) - len(text[start:end].lstrip())
         doubted = any(word < stop and begin < end for begin, stop in doubts)
-        yield Piece(clean(text[start:end]), group, sum(bits) if bits else None, source, signs(end), doubted)
+        yield Piece(clean(text[start:end]), group, sum(bits) if bits else None, source, signs(end), doubted, share)
         at, waiting = end, i + 1
     if at < len(text):
         yield Piece(clean(text[at:]), citations=signs(len(text)))
@@ -390,8 +407,9 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "model", model
     book = answer.get("book")
     if isinstance(book, Mapping):
-        version = book.get("version")
-        yield "book", clean(text_of(book.get("path"))) + ("" if version is None else f", version {text_of(version)}")
+        path, version = clean(text_of(book.get("path"))), book.get("version")
+        if path:
+            yield "book", path + ("" if version is None else f", version {clean(text_of(version))}")
     for group in ("settings", "timings"):
         values = answer.get(group)
         if isinstance(values, Mapping) and values:
