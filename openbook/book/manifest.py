@@ -277,13 +277,18 @@ def faults(book: Path) -> Iterator[None]:
         yield
     except Fault:
         raise
-    except (OSError, RuntimeError) as error:  # Lance raises either, with the system's message inside
+    except (OSError, RuntimeError, ValueError) as error:  # Lance raises any, with the system's message inside
         message = " ".join(str(error).split())
         if _FULL.search(message):
             raise BookFault(
                 f"the disk under {book} is full; free some space and run the same command again "
                 "(what was stored before is kept)"
             ) from error
-        if isinstance(error, OSError) or "lance" in message.lower():
+        of_lance = isinstance(error, RuntimeError) and "lance" in message.lower()
+        if isinstance(error, OSError) or of_lance or type(error).__module__ == "pyarrow.lib":
             raise BookFault(f"{book} cannot be used: {message[:300]}") from error
+        raise
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # what a file that was cut comes to in Lance
+            raise BookFault(f"{book} cannot be used: a file of it is damaged") from error
         raise

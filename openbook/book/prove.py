@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from openbook.book import indices, tables
 from openbook.book.fst import Dictionary
-from openbook.book.manifest import BookFault, manifests, read_head
+from openbook.book.manifest import BookFault, faults, manifests, read_head
 from openbook.book.traces import Needles, Traces, heads, pieces, strings, words
 
 if TYPE_CHECKING:
@@ -64,8 +64,12 @@ class Report:
 
 
 def prove(book: Path, traces: Traces) -> Report:
-    """Search every file of a book for traces of documents; what `Report.left` names is still there."""
-    return _Search(book, traces).run()
+    """Search every file of a book for traces of documents; what `Report.left` names is still there.
+
+    `BookFault` where rows cannot be read: nothing is proved then.
+    """
+    with faults(book):
+        return _Search(book, traces).run()
 
 
 class _Search:
