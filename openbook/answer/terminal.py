@@ -43,31 +43,27 @@ def show(answer: Mapping[str, Any], console: Console) -> None:
     if reading.abstained:
         _print(console, _not_answered(reading))
     if reading.draft:
-        plain = is_plain(console)
-        text = Text()
-        for piece in reading.pieces:
-            text.append(piece.lead).append(_word(piece, plain)).append(_signs(piece.citations, console))
-        if plain:  # a word of several tokens is one doubt
-            text = Text("").join(Text(part) for part in text.plain.split("}}{{"))
-        _print(console, text)
+        _print(console, _inked(reading, console))
     for judged in reading.judged:
         _verdict(judged, console)
     _rest(reading, console)
 
 
 def _inked(reading: Reading, console: Console) -> Text:
-    """The answer's text in its ink, with its signs."""
+    """The answer's text in its ink, with its signs; what nothing carries is reversed in colour, or stands in braces."""
     plain, text = is_plain(console), Text()
+    open_ = False  # braces: a word of several tokens is one doubt
     for piece in reading.pieces:
-        text.append(piece.lead).append(_word(piece, plain)).append(_signs(piece.citations, console))
-    return text
-
-
-def _word(piece: Piece, plain: bool) -> Text:
-    """A word in its ink; one that nothing carries is reversed in colour, or stands in braces."""
-    if not piece.doubted:
-        return Text(piece.word, _ink(piece, plain))
-    return Text(f"{{{{{piece.word}}}}}") if plain else Text(piece.word, DOUBTED)
+        if plain and open_ and not (piece.doubted and not piece.lead):
+            text.append("}}")
+            open_ = False
+        text.append(piece.lead)
+        if plain and piece.doubted and not open_:
+            text.append("{{")
+            open_ = True
+        text.append(piece.word, DOUBTED if piece.doubted and not plain else _ink(piece, plain))
+        text.append(_signs(piece.citations, console))
+    return text.append("}}" if open_ else "")
 
 
 def _verdict(judged: Judged, console: Console) -> None:

@@ -34,6 +34,8 @@ def told(error: BaseException, debug: bool) -> int:
 def _line(error: BaseException) -> str:
     if isinstance(error, Fault):
         return str(error)
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read; run again with --debug to see which"
     if isinstance(error, MemoryError):
         return "there is not enough memory; close other programs, or ask for fewer --passages"
     if isinstance(error, OSError):

@@ -133,7 +133,7 @@ def diff(
     counts = (
         f"{len(found.added):,} added, {len(found.changed):,} changed, {len(found.gone):,} gone, {found.same:,} same"
     )
-    remark(f"version {found.before} to {found.after}: {counts}, {found.same:,} same")
+    remark(f"version {found.before} to {found.after}: {counts}")
 
 
 def _counts(document: Counted) -> str:

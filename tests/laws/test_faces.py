@@ -301,6 +301,18 @@ def test_without_colour_nothing_is_said_by_colour() -> None:
     assert "¹" in printed(sample(), force_terminal=True, color_system="truecolor")
 
 
+def test_braces_stand_around_what_nothing_carries_and_the_text_keeps_its_own() -> None:
+    """A word of several tokens is one doubt; braces of the text itself are left alone."""
+    words, at, tokens = ["a", "}}{{", " b", "c", " d", " e"], 0, []
+    for word in words:
+        tokens.append({"text": word, "span": [at, at + len(word)]})
+        at += len(word)
+    places = [[6, 7], [7, 8], [11, 12]]  # b, c and e
+    sentence = {"span": [0, at], "verdict": "partly", "unsupported": places}
+    said = printed({"answer": "".join(words), "tokens": tokens, "sentences": [sentence]})
+    assert said.splitlines()[0] == "a}}{{ {{bc}} d {{e}}"
+
+
 def test_a_name_in_the_progress_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file called `[/x].md` is a file like others: it must not end `add`."""
 

@@ -278,7 +278,9 @@ def test_a_book_of_the_first_format_is_read_and_written_on(book: Book, notes: Pa
         open_book(book.path)
 
 
-def test_the_commands(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(book: Book, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("openbook.cli.history.remark", told.append)
     at = ["--book", str(book.path)]
 
     def run(*arguments: str) -> str:
@@ -289,6 +291,7 @@ def test_the_commands(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(run("versions", "--json", "--all"))["versions"][-1]["live"] is True
     assert run("tag", "second") == f"second is version {book.version}\n"
     assert "+ notes/mill.md  1 passage" in run("diff", "first", "second")
+    assert told == ["version 2 to 4: 1 added, 1 changed, 1 gone, 1 same"]
     assert json.loads(run("diff", "first", "--json"))["same"] == 1
     assert f"back: openbook use {book.version}" in run("use", "first")
     assert "already" in run("use", "first")
