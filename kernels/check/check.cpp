@@ -284,6 +284,35 @@ void rows(const Kernels& k) {
   near(&got, &wanted, 1, [&](size_t) { return 1e-4 * scale; });
 }
 
+// ---- Keys of a datastore -----------------------------------------------------------------------------------------
+
+void codes(const Kernels& k) {
+  int width = coin() ? (int)whole(1, 140) : 576, words = (width + 63) / 64, count = (int)whole(1, 20);
+  float scale = std::exp2((float)whole(-6, 6));
+  Guarded<float> q = floats((size_t)width, scale);
+  Guarded<uint16_t> key = room<uint16_t>((size_t)width);
+  for (int i = 0; i < width; i++) key[i] = to_half(normal(scale));
+  what = "apart";
+  float mine = k.apart(q, key, width), wanted = kPortable.apart(q, key, width);
+  near(&mine, &wanted, 1, [&](size_t) { return 1e-5 * wanted; });
+  what = "ask";
+  if (whole(0, 9) == 0)
+    for (int i = 0; i < width; i++) q[i] = from_half(key[i]);  // nothing between the least and the largest
+  Guarded<int8_t> levels[2] = {room<int8_t>(64 * (size_t)words), room<int8_t>(64 * (size_t)words)};
+  Guarded<uint64_t> planes[2] = {room<uint64_t>((size_t)kPlanes * words), room<uint64_t>((size_t)kPlanes * words)};
+  Asked asked[2];
+  k.ask(q, key, width, levels[0], planes[0], &asked[0]), kPortable.ask(q, key, width, levels[1], planes[1], &asked[1]);
+  same(planes[0].data(), planes[1].data(), (size_t)kPlanes * words);
+  for (float Asked::*part : {&Asked::low, &Asked::step, &Asked::total}) same(&(asked[0].*part), &(asked[1].*part), 1);
+  near(&asked[0].square, &asked[1].square, 1, [&](size_t) { return 1e-5 * asked[1].square; });
+  what = "estimate";
+  Guarded<uint64_t> keys = room<uint64_t>((size_t)count * words);
+  for (size_t i = 0; i < keys.size(); i++) keys[i] = source();
+  Guarded<float> sizes = floats(2 * (size_t)count, scale), a = room<float>((size_t)count), b = room<float>((size_t)count);
+  k.estimate(asked[1], keys, sizes, count, a), kPortable.estimate(asked[1], keys, sizes, count, b);
+  same(a.data(), b.data(), (size_t)count);
+}
+
 // ---- Keys and values ---------------------------------------------------------------------------------------------
 
 size_t width_of(Store store, int dim) {
@@ -394,6 +423,7 @@ void check(const Kernels& k, int rounds) {
           multiply(k, f, exact);
         }
     rows(k);
+    codes(k);
     for (int i = 0; i < 4; i++) {
       what = "keep";
       keep(k);

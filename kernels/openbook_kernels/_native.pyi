@@ -118,6 +118,31 @@ class Engine:
     def commit(self, keys: Keys) -> None: ...
     def read_weights(self) -> tuple[int, float]: ...
 
+class Lists:
+    def __init__(
+        self,
+        width: int,
+        count: int,
+        mean: int,
+        centres: int,
+        of_centres: tuple[int, int],
+        starts: int,
+        rows: int,
+        of_keys: tuple[int, int],
+        isa: str = "",
+    ) -> None: ...
+    def candidates(self, q: int, queries: int, probes: int, count: int, live: int, found: int) -> None: ...
+
+def distances(
+    q: int,
+    queries: int,
+    width: int,
+    rows: int,
+    count: int,
+    segments: Sequence[tuple[int, int]],
+    out: int,
+    isa: str = "",
+) -> None: ...
 def isas() -> list[str]: ...
 def mix(
     team: Team, isa: str, scores: int, rows: int, count: int, stride: int, log_w: Sequence[float], out: int

@@ -74,6 +74,15 @@ struct Attend {
   float* scratch;    // attend_scratch() floats, aligned to 64 bytes
 };
 
+// A query less a centre, in 2^kPlanes steps from `low`: bit j of each is in plane j. `total`: their sum; `square`: of
+// the numbers themselves.
+constexpr int kPlanes = 4;
+struct Asked {
+  const uint64_t* planes;  // [kPlanes, words]
+  int words;
+  float low, step, total, square;
+};
+
 struct Kernels {
   const char* name;
   void (*prepare)(const float* x, int columns, int wanted, const Activations& out, int row);
@@ -93,6 +102,10 @@ struct Kernels {
   // of each source goes first, or a large one would leave no digits for the rest.
   void (*log_sum)(const float* scores, int64_t count, float* most, double* total);
   void (*mix)(const float* const* scores, const float* peak, const float* shift, int sources, int64_t first, int64_t last, float* out);
+  // Of keys in 16 bits: see kernels/codes.h.
+  float (*apart)(const float* q, const uint16_t* key, int width);
+  void (*ask)(const float* q, const uint16_t* centre, int width, int8_t* levels, uint64_t* planes, Asked* out);
+  void (*estimate)(const Asked& asked, const uint64_t* codes, const float* sizes, int64_t count, float* out);
   double (*read)(const uint8_t* data, size_t bytes);  // reads memory, for measuring
 };
 

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "lists.h"
 #include "machine.h"
 #include "model.h"
 
@@ -281,12 +282,32 @@ void bind_engine(nb::module_& m) {
       }, "rows"_a, "columns"_a, "tokens"_a, "positions"_a, "keep"_a, "logits"_a, "hidden"_a = 0, "tapped"_a = 0, "keys"_a.none() = nb::none(), "store"_a = 0);
 }
 
+void bind_lists(nb::module_& m) {
+  nb::class_<Lists>(m, "Lists")
+      .def("__init__", [](Lists* self, int width, int64_t count, uintptr_t mean, uintptr_t centres, std::pair<uintptr_t, uintptr_t> of_centres, uintptr_t starts, uintptr_t rows, std::pair<uintptr_t, uintptr_t> of_keys, const std::string& isa) {
+        auto coded = [](auto of) { return Coded{pointer<const uint64_t>(of.first), pointer<const float>(of.second)}; };
+        new (self) Lists(width, count, pointer<const uint16_t>(mean), pointer<const uint16_t>(centres), coded(of_centres),
+                         pointer<const int64_t>(starts), pointer<const int64_t>(rows), coded(of_keys), kernels_named(isa));
+      }, "width"_a, "count"_a, "mean"_a, "centres"_a, "of_centres"_a, "starts"_a, "rows"_a, "of_keys"_a, "isa"_a = "")
+      .def("candidates", [](const Lists& lists, uintptr_t q, int64_t queries, int probes, int count, uintptr_t live, uintptr_t found) {
+        for (int64_t i = 0; i < queries; i++)
+          lists.candidates(pointer<const float>(q) + i * lists.width(), probes, count, pointer<const uint8_t>(live), pointer<int64_t>(found) + i * count);
+      }, "q"_a, "queries"_a, "probes"_a, "count"_a, "live"_a, "found"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("distances", [](uintptr_t q, int64_t queries, int width, uintptr_t rows, int64_t count, const std::vector<std::pair<int64_t, uintptr_t>>& segments, uintptr_t out, const std::string& isa) {
+    std::vector<std::pair<int64_t, const uint16_t*>> keys;
+    for (auto [first, address] : segments) keys.emplace_back(first, pointer<const uint16_t>(address));
+    for (int64_t i = 0; i < queries; i++)
+      distances(kernels_named(isa), pointer<const float>(q) + i * width, width, pointer<const int64_t>(rows) + i * count, count, keys, pointer<float>(out) + i * count);
+  }, "q"_a, "queries"_a, "width"_a, "rows"_a, "count"_a, "segments"_a, "out"_a, "isa"_a = "", nb::call_guard<nb::gil_scoped_release>());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
   bind_parts(m);
   bind_layer(m);
   bind_engine(m);
+  bind_lists(m);
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const Kernels* k : kernels_here()) names.push_back(k->name);

@@ -34,16 +34,19 @@ from openbook.book.segments import (
     writing,
 )
 from openbook.book.store import Book
+from openbook.native import kernels
 
 Float = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 EXACT = 16_384
 """Rows up to which keys are compared one by one; of more, an index names the candidates."""
-PROBES = 32
+PROBES = 24
 """Lists of the index that are looked into."""
-SPARE = 3
+SPARE = 2
 """Candidates of the index for each neighbour asked for."""
+TIES = 8
+"""More than k rows that are compared in the order of their numbers, where distances are equal."""
 RESCORED = 1 << 24
 """Numbers of candidates' keys that are held at once."""
 
@@ -72,11 +75,8 @@ class Neighbours:
 
     def __init__(self, folder: Path, documents: set[tuple[str, str]] | None = None) -> None:
         with faults(folder):
-            listing = read_listing(folder)
-            if listing is None:
-                raise BookFault(f"there are no neighbours in {folder}; make them with: openbook add PATH --neighbours")
-            self.folder, self.listing = folder, listing
-            self.segments = [open_segment(folder, name, listing.width) for name in listing.segments]
+            self.folder = folder
+            self.listing, self.segments, self._index = _opened(folder)
         self._starts = np.cumsum([0, *map(len, self.segments)])
         self._live = [[documents is None or (p.id, p.hash) in documents for p in s.pieces] for s in self.segments]
         pieces = [
@@ -130,13 +130,23 @@ class Neighbours:
         return d_QC
 
     def _apart(self, q_QM: Float, rows_QC: Rows) -> Float:
-        """Torch turns 16 bits into 32 four times as fast as numpy, and these are most of a search's time."""
-        import torch
+        if (k := kernels()) is not None:
+            d_QC, rows_QC = np.empty(rows_QC.shape, np.float32), np.ascontiguousarray(rows_QC)
+            sides = (q_QM.ctypes.data, len(q_QM), self.width, rows_QC.ctypes.data, rows_QC.shape[1])
+            k.distances(*sides, self._addresses, d_QC.ctypes.data)
+            return d_QC
+        import torch  # turns 16 bits into 32 four times as fast as numpy
 
         keys_QCM = torch.from_numpy(self._keys(rows_QC))
         far_QCM = keys_QCM.float().sub_(torch.from_numpy(q_QM)[:, None])
         apart: Float = far_QCM.mul_(far_QCM).sum(-1).numpy()
         return apart
+
+    @cached_property
+    def _addresses(self) -> list[tuple[int, int]]:
+        """Of each segment that has rows, the first one and where its keys lie in memory."""
+        each = zip(self._starts, self.segments, strict=False)
+        return [(int(start), segment.keys_NM.ctypes.data) for start, segment in each if len(segment)]
 
     def place(self, row: int) -> Place:
         """Where a row was read."""
@@ -162,43 +172,27 @@ class Neighbours:
                 live_N[base + piece.start : base + piece.stop] = is_live
         return live_N
 
-    @cached_property
-    def _index(self) -> Any:
-        if self.listing.index is None:
-            return None
-        with faults(self.folder):
-            return approximate.read(self.folder / self.listing.index)
-
     def _indexed(self, q_QM: Float, k: int) -> Rows | None:
         if self._index is None:
             return None
         live_N = None if self._whole else self._live_N[: self.listing.indexed]
-        found = approximate.candidates(self._index, q_QM, SPARE * k, PROBES, live_N)
-        if found.size and found.max() >= self.listing.indexed:
-            raise BookFault(f"{self.folder / str(self.listing.index)} is damaged; delete {self.folder} and add again")
-        return found
+        return self._index.candidates(q_QM, SPARE * k, PROBES, live_N)
 
     @cached_property
-    def _flat(self) -> tuple[Any, Rows]:
-        """What the index does not cover, and which rows that are: compared one by one, in the 16 bits they have."""
-        import faiss
-
-        rows = np.flatnonzero(self._live_N[self.listing.indexed :]) + self.listing.indexed
-        flat = faiss.IndexScalarQuantizer(self.width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
-        flat.is_trained = True
-        for at in range(0, len(rows), COPIED):
-            flat.add(self._keys(rows[None, at : at + COPIED])[0].astype(np.float32))
-        return flat, rows
+    def _rest(self) -> Rows:
+        """Rows of these documents that the index does not cover: compared one by one."""
+        rows: Rows = np.flatnonzero(self._live_N[self.listing.indexed :]) + self.listing.indexed
+        return rows
 
     def _scanned(self, q_QM: Float, k: int) -> Rows | None:
-        if self.listing.indexed == int(self._starts[-1]):
+        rows_N = self._rest
+        if not len(rows_N):
             return None
-        flat, rows = self._flat
-        if not len(rows):
-            return None
-        with approximate.one_thread():
-            found: Rows = flat.search(q_QM, min(len(rows), k + 8))[1]
-        return np.where(found < 0, -1, rows[found])
+        d_QN = self.distances(q_QM, np.broadcast_to(rows_N, (len(q_QM), len(rows_N))))
+        if len(rows_N) <= k + TIES:
+            return np.broadcast_to(rows_N, d_QN.shape)
+        near: Rows = rows_N[np.argpartition(d_QN, k + TIES, axis=1)[:, : k + TIES]]
+        return near
 
     def _keys(self, rows_QC: Rows) -> npt.NDArray[np.float16]:
         """Keys `[Q, C, M]` as they are stored, of row 0 where a row is −1."""
@@ -219,6 +213,20 @@ class Neighbours:
                 mine = of == at
                 gathered[mine] = np.asarray(columns[at])[flat[mine] - self._starts[at]]
         return gathered.reshape(*rows.shape, *columns[0].shape[1:])
+
+
+def _opened(folder: Path) -> tuple[Listing, list[Segment], approximate.Index | None]:
+    """What counts, its segments and its index: again where a writer replaced and removed them in between."""
+    while True:
+        listing = read_listing(folder)
+        if listing is None:
+            raise BookFault(f"there are no neighbours in {folder}; make them with: openbook add PATH --neighbours")
+        try:
+            segments = [open_segment(folder, name, listing.width) for name in listing.segments]
+            return listing, segments, sound_index(folder, listing) if listing.index else None
+        except BookFault:
+            if read_listing(folder) == listing:
+                raise
 
 
 def open_neighbours(book: Book, model: str) -> Neighbours:
@@ -252,17 +260,27 @@ def tend(writer: SegmentWriter, told: Callable[[str], None] = lambda what: None)
     told("indexing")
     anew = listing.index is None or total > 4 * listing.trained
     with faults(writer.folder):
-        name = f"{writer.new_name()}.faiss"
+        name = f"{writer.new_name()}.lists"
         segments, first = writer.segments(), 0 if anew else listing.indexed
-        if anew:
-            index = approximate.train(_sample(segments, total), total)
-        else:
-            index = approximate.read(writer.folder / str(listing.index), mapped=False)
-        approximate.extend(index, _chunks(segments, first), first)
+        index = approximate.train(_sample(segments, total), total) if anew else sound_index(writer.folder, listing)
+        index = approximate.extend(index, _chunks(segments, first), first)
         approximate.write(index, writer.folder / name)
         trained = total if anew else listing.trained
         writer.commit(replace(writer.listing, index=name, indexed=total, trained=trained))
         writer.sweep()
+
+
+def sound_index(folder: Path, listing: Listing) -> approximate.Index:
+    """The index of a datastore, of the keys that it says it covers; `BookFault` where it is damaged."""
+    path = folder / str(listing.index)
+    try:
+        index = approximate.read(path)
+        rows, width = index.rows_N, index.centres_LM.shape[1]
+        if (len(rows) and not (rows.min() >= 0 and rows.max() < listing.indexed)) or width != listing.width:
+            raise ValueError
+    except (FileNotFoundError, ValueError) as error:
+        raise BookFault(f"{path} is damaged; delete {folder} and run: openbook add --neighbours") from error
+    return index
 
 
 def _sample(segments: Sequence[Segment], total: int) -> Float:

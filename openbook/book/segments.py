@@ -3,7 +3,7 @@
     book/neighbours/<model>/
       store.json         which segments count, in which order, and which index covers how many of their rows
       000004/            keys.npy [N, M] fp16 · values.npy [N] int32 · offsets.npy [N] int64 · pieces.json · sums.npy
-      000007.faiss       the index of the first rows (openbook.book.approximate)
+      000007.lists/      the index of the first rows (openbook.book.approximate)
       lock               held by the one process that writes
 
 A row is one token of a document: its value is the token, its key what the model had read before it, its offset the
@@ -101,7 +101,7 @@ def read_listing(folder: Path) -> Listing | None:
         listing = Listing(**{**facts, "segments": tuple(facts["segments"])})
         counts = (listing.width, listing.indexed, listing.trained, listing.next)
         sound = listing.format == FORMAT and all(isinstance(n, int) and n >= 0 for n in counts)
-        names = [*listing.segments, *([listing.index.removesuffix(".faiss")] if listing.index else [])]
+        names = [*listing.segments, *([listing.index.removesuffix(".lists")] if listing.index else [])]
         if not (sound and 0 < listing.width < 1 << 20 and all(_NAME.fullmatch(name) for name in names)):
             raise ValueError
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -56,7 +56,7 @@ def _mix_natively(k: Any, scores_SV: Tensor, log_w_S: Array) -> tuple[Tensor, Ar
 @cache
 def _kernels() -> Any:
     """The native kernels, looked for once: None where they were not built."""
-    from openbook.lm.backends.native_build import kernels
+    from openbook.native import kernels
 
     return kernels()
 

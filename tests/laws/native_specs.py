@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openbook.lm.backends.native import NativeRunner
-from openbook.lm.backends.native_build import Weight, kernels
+from openbook.lm.backends.native_build import Weight
 from openbook.lm.cache.make import AUTO, CacheSpec
 from openbook.lm.rules import Rule, rule
 from openbook.lm.spec import (
@@ -31,6 +31,7 @@ from openbook.lm.stack import Stack
 from openbook.lm.stacks import build
 from openbook.lm.weights.blocks import Blocks
 from openbook.lm.weights.quants import QUANTS
+from openbook.native import kernels
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason="the native kernels are not installed")
 LONGEST = 320

@@ -18,12 +18,13 @@ from native_specs import KINDS, batch, blocks, native, needs_kernels, plain, spe
 from test_native_exact import Made, models, run
 
 from openbook.lm.backends.native import NativeRunner
-from openbook.lm.backends.native_build import BLOCK_KINDS, Weight, kernels
+from openbook.lm.backends.native_build import BLOCK_KINDS, Weight
 from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.make import AUTO
 from openbook.lm.decoder import Decoder
 from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
 from openbook.lm.weights.quants import QUANTS
+from openbook.native import kernels
 
 pytestmark = needs_kernels
 ISAS = kernels().isas() if kernels() is not None else []

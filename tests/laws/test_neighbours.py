@@ -303,6 +303,22 @@ def test_damaged_files_are_said_to_be(tmp_path):
             Neighbours(folder)
 
 
+def test_what_a_writer_removed_meanwhile_is_opened_anew(tmp_path, monkeypatch):
+    held = made(tmp_path, [300])
+    real, left = neighbours_module.open_segment, [1]
+
+    def late(folder, name, width):
+        if left[0]:
+            left[0] -= 1
+            writer = SegmentWriter(tmp_path)  # joins the segment that was about to be opened with another
+            writer.append(("d1", "h"), 0, 250, *rows(1, 250))
+            tend(writer)
+        return real(folder, name, width)
+
+    monkeypatch.setattr(neighbours_module, "open_segment", late)
+    assert len(Neighbours(tmp_path)) == 550 and len(held) == 1
+
+
 def test_two_writers_are_one_too_many(tmp_path):
     first, second = (segments_module.writing(tmp_path / "s") for _ in range(2))
     with first, pytest.raises(BookFault, match="another process"), second:

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.lm.backends.native import NativeRunner
-from openbook.lm.backends.native_build import kernels
 from openbook.lm.backends.torch import TorchRunner
 from openbook.lm.cache.make import AUTO, CacheSpec
 from openbook.lm.encoder import Encoder, pad, pieces_of
 from openbook.lm.spec import ModelSpec
 from openbook.lm.weights.checkpoint import Checkpoint, open_checkpoint
 from openbook.lm.weights.pull import find, installed
+from openbook.native import kernels
 
 HERE = {model.name for model in installed()}
 pytestmark = pytest.mark.skipif(kernels() is None, reason="the native kernels are not installed")

@@ -5,6 +5,7 @@
 #pragma once
 #include "activations.h"
 #include "attention_many.h"
+#include "codes.h"
 #include "products.h"
 #include "rows.h"
 #include "vocabulary.h"
@@ -24,7 +25,8 @@ double read(const uint8_t* data, size_t bytes) {
 }
 
 constexpr Kernels table(const char* name) {
-  return {name, prepare, multiply, glu, activate, times, norm, add, rotate, keep, attend, attend_many, log_sum, mix, read};
+  return {name, prepare, multiply, glu, activate, times, norm, add, rotate, keep, attend, attend_many, log_sum, mix, apart, ask, estimate,
+          read};
 }
 
 }  // namespace

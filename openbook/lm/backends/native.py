@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from openbook.errors import Fault
-from openbook.lm.backends.native_build import Builder, Weight, kernels, unsupported
+from openbook.lm.backends.native_build import Builder, Weight, unsupported
 from openbook.lm.backends.native_tables import Tables
 from openbook.lm.backends.runner import CHUNK, Hidden
 from openbook.lm.backends.threads import threads as meant_threads
@@ -31,6 +31,7 @@ from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
 from openbook.lm.cache.plan import plan
 from openbook.lm.cache.prefixes import Prefix
 from openbook.lm.spec import ModelSpec, SpecError
+from openbook.native import kernels
 
 CPU = torch.device("cpu")
 STORES = {("raw", torch.float32): 0, ("raw", torch.bfloat16): 1, ("int8", None): 2, ("int4", None): 3}

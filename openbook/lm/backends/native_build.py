@@ -7,7 +7,7 @@ or int8 in blocks of 32. Under bf16 and fp32 all are that. Routers stay fp32: on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from torch import Tensor
 from openbook.errors import Fault
 from openbook.lm.spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, LayerSpec, ModelSpec, NormSpec
 from openbook.lm.weights.blocks import Blocks
-
-if TYPE_CHECKING:
-    pass
+from openbook.native import kernels
 
 Weight = Tensor | Blocks
 PACKED = {"auto": "bf16", "bf16": "bf16", "fp32": "f32", "int8": "q8_0", "wide": "wide"}
@@ -49,15 +47,6 @@ def against(spec: ModelSpec, device: torch.device) -> str | None:
     if kernels() is None:
         return "the native kernels are not installed (they need a C++ compiler when openbook is)"
     return unsupported(spec)
-
-
-def kernels() -> Any:
-    """The module of the native kernels, or None where it was not built."""
-    try:
-        import openbook_kernels
-    except ImportError:
-        return None
-    return openbook_kernels
 
 
 class Builder:
