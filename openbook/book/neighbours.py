@@ -43,7 +43,7 @@ EXACT = 16_384
 """Rows up to which keys are compared one by one; of more, an index names the candidates."""
 PROBES = 24
 """Lists of the index that are looked into."""
-SPARE = 2
+SPARE = 3
 """Candidates of the index for each neighbour asked for."""
 TIES = 8
 """More than k rows that are compared in the order of their numbers, where distances are equal."""
