@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openbook.book.documents import Unreadable, load, parse, supported
+from openbook.book.documents import Unreadable, load, own_kind, parse, searched, supported
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault
 from openbook.book.passages import in_place, split
@@ -37,6 +37,7 @@ class Known:
     hash: str
     size: int
     mtime_ns: int
+    media: str | None = None
 
 
 @dataclass
@@ -71,11 +72,16 @@ class _Job:
 
 
 def add(
-    writer: Writer, known: Sequence[Known], paths: Sequence[str | Path], encoder: Embedder, progress: Progress | None
+    writer: Writer,
+    known: Sequence[Known],
+    paths: Sequence[str | Path],
+    encoder: Embedder,
+    progress: Progress | None,
+    as_media: str | None = None,
 ) -> Added:
-    """Bring the book up to date with `paths`; see `Book.add`."""
+    """Bring the book up to date with `paths`; see `Book.add`. `as_media`: read them as that, whatever their ending."""
     began = time.monotonic()
-    run = _Run(writer, known, encoder, progress or (lambda done, total, name: None))
+    run = _Run(writer, known, encoder, progress or (lambda done, total, name: None), as_media)
     run.plan([_absolute(path) for path in paths])
     run.work()
     run.added.seconds = time.monotonic() - began
@@ -83,8 +89,16 @@ def add(
 
 
 class _Run:
-    def __init__(self, writer: Writer, known: Sequence[Known], encoder: Embedder, progress: Progress) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        known: Sequence[Known],
+        encoder: Embedder,
+        progress: Progress,
+        as_media: str | None = None,
+    ) -> None:
         self.added = Added()
+        self._as_media = as_media
         self._writer = writer
         self._encoder = encoder
         self._progress = progress
@@ -157,7 +171,7 @@ class _Run:
     def _take(self, job: _Job) -> None:
         row = self._known.get(str(job.path))
         try:
-            if row and self._same_time(job.path, row):
+            if row and self._as_before(row) and self._same_time(job.path, row):
                 self.added.unchanged += 1
                 return
             entry = self._read(job, row)
@@ -179,6 +193,10 @@ class _Run:
         self.added.documents += 1
         self.added.passages += len(entry.pieces)
 
+    def _as_before(self, row: Known) -> bool:
+        """Whether the file is to be read as it was: what was added as something of its own stays that."""
+        return self._as_media is None or row.media == self._as_media
+
     @staticmethod
     def _same_time(path: Path, row: Known) -> bool:
         try:
@@ -191,10 +209,10 @@ class _Run:
         """The entry to store, or None where the content is what the book holds."""
         loaded = load(job.path)
         digest = hashlib.sha256(loaded.data).hexdigest()
-        if row and row.hash == digest:
+        if row and row.hash == digest and self._as_before(row):
             return None
         name = row.name if row else self._name(job)
-        document = parse(loaded.data, job.path, name)
+        document = parse(loaded.data, job.path, name, self._as_media or (own_kind(row.media or "") if row else None))
         # Like git's "racy" files: a time this fresh proves nothing, so 0 makes the next add compare contents.
         trusted = time.time_ns() - loaded.mtime_ns > RACY_NS
         return Entry(
@@ -205,7 +223,7 @@ class _Run:
             size=loaded.size,
             mtime_ns=loaded.mtime_ns if trusted else 0,
             document=document,
-            pieces=split(document, self._encoder),
+            pieces=split(document, self._encoder) if searched(document.media) else [],
         )
 
     def _name(self, job: _Job) -> str:

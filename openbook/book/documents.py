@@ -95,6 +95,33 @@ def reader(*endings: str, media: str = "text/plain") -> Callable[[Reader], Reade
     return register
 
 
+_STORED_AS: dict[str, tuple[Callable[[bytes, Path], Extracted], bool]] = {}
+
+
+def stored_as(media: str, passages: bool = True) -> Callable[..., Callable[[bytes, Path], Extracted]]:
+    """Register how a file is read that was added as something of its own (`parse(as_media=…)`), and is then read so
+    again whenever it changed; without `passages` it is kept, but not searched by `find`."""
+
+    def register(function: Callable[[bytes, Path], Extracted]) -> Callable[[bytes, Path], Extracted]:
+        _STORED_AS[media] = function, passages
+        return function
+
+    return register
+
+
+def own_kind(media: str) -> str | None:
+    """The media type itself if files are added as such on purpose, not by their ending."""
+    import openbook.book.faq.learn
+    import openbook.book.faq.read  # noqa: F401  (they register theirs)
+
+    return media if media in _STORED_AS else None
+
+
+def searched(media: str) -> bool:
+    """Whether documents of a media type are cut into passages."""
+    return _STORED_AS[media][1] if own_kind(media) else True
+
+
 def supported() -> list[str]:
     """Endings that have a reader, sorted."""
     return sorted(ending for ending in _registry() if ending.startswith("."))
@@ -170,12 +197,14 @@ def _why(error: OSError) -> str:
     return reasons.get(error.errno or 0, f"could not be read: {error.strerror or error}")
 
 
-def parse(data: bytes, path: Path, name: str | None = None) -> Document:
-    """Make a document of a file's bytes; the reader is chosen by the path's ending, plain text if unknown."""
-    found = reader_for(path) or _registry()[".txt"]
-    function, media = found
+def parse(data: bytes, path: Path, name: str | None = None, as_media: str | None = None) -> Document:
+    """Make a document of a file's bytes; the reader is that of `as_media`, else of the path's ending, else of text."""
+    function, media = reader_for(path) or _registry()[".txt"]
     try:
-        extracted = function(data)
+        if as_media is not None and own_kind(as_media):
+            media, extracted = as_media, _STORED_AS[as_media][0](data, path)
+        else:
+            extracted = function(data)
         check_length(len(extracted.text))
         if not extracted.text.strip():
             raise Unreadable("holds no text")

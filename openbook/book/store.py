@@ -70,13 +70,16 @@ class Book:
         encoder: Embedder | None = None,
         progress: Progress | None = None,
         wait: Wait = True,
+        as_media: str | None = None,
+        made: str = "add",
     ) -> Added:
         """Read files and folders into the book, and bring what came from them before up to date.
 
         Unchanged files are left alone, changed ones replaced, vanished and now unreadable ones dropped. Stored in
         batches: interrupted, it keeps what was stored, and the next call goes on. Another writer is waited for.
         Raises `BookFault` where a path is missing or holds no documents, the disk is full, this book was opened `at` a
-        version, or another process is writing and `wait` is False.
+        version, or another process is writing and `wait` is False. `as_media` names what they are read as, where that
+        is not for their endings to say (`openbook.book.faq`); `made` is what `versions` says of it.
         """
         if not paths:
             raise BookFault("nothing to add: name at least one file or folder")
@@ -84,10 +87,10 @@ class Book:
         with writing(self.path, wait):
             self._see()
             encoder = self.encoder(encoder)
-            writer = Writer(self.path, self.manifest)
+            writer = Writer(self.path, self.manifest, made)
             try:
                 writer.sweep()
-                return add(writer, self._known(), paths, encoder, progress)
+                return add(writer, self._known(), paths, encoder, progress, as_media)
             finally:
                 self._see()
 
@@ -130,6 +133,10 @@ class Book:
             from openbook.book.neighbours import contents, retain
 
             retain(self.path, set().union(*(contents(Book(self.path, n)) for n in versions.apart(self.path))))
+        if (self.path / "faq").exists():
+            from openbook.book.faq.knowledge import forget
+
+            forget(self.path)
         return pruned
 
     def forget(self, *documents: str, tags: bool = False, wait: Wait = True) -> Forgotten:
@@ -230,7 +237,7 @@ class Book:
         self.__dict__.pop("passages_table", None)
 
     def _known(self) -> list[Known]:
-        columns = ["id", "name", "path", "hash", "size", "mtime_ns"]
+        columns = ["id", "name", "path", "hash", "size", "mtime_ns", "media"]
         return [Known(**row) for row in self._rows(self.documents_table, columns)]
 
     def _rows(self, table: lance.LanceDataset | None, columns: Sequence[str], where: str | None = None) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from openbook.book.documents import MAX_NAME, Extracted, Heading, Unreadable, check_length, reader, tidy
@@ -41,13 +41,13 @@ def read_html(data: bytes) -> Extracted:
     """Text of the body; title from `<title>`, else the first heading; scripts, styles and navigation dropped."""
     from selectolax.lexbor import LexborHTMLParser
 
-    source, note = _decode(data)
-    _check_depth(source)
+    source, note = decode_page(data)
+    check_depth(source)
     tree = LexborHTMLParser(source)
     if tree.body is None:
         raise Unreadable("holds no text")
     text = _Text()
-    for step, node in _walk(tree.body):
+    for step, node in walk(tree.body, _hidden):
         text.take(step, node)
     whole, headings = text.finish()
     title = tree.css_first("head title")
@@ -55,7 +55,8 @@ def read_html(data: bytes) -> Extracted:
     return Extracted(whole, named or (headings[0].text if headings else None), headings=headings, note=note)
 
 
-def _decode(data: bytes) -> tuple[str, str | None]:
+def decode_page(data: bytes) -> tuple[str, str | None]:
+    """The text of a page's bytes, by the encoding it names, and a note where that was not so."""
     declared = _CHARSET.search(data[:4096])
     if declared and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         name = declared[1].decode("ascii").lower()
@@ -66,7 +67,8 @@ def _decode(data: bytes) -> tuple[str, str | None]:
     return decode(data)
 
 
-def _check_depth(source: str) -> None:
+def check_depth(source: str) -> None:
+    """`Unreadable` where elements are nested deeper than the parser should be given."""
     depth = deepest = 0
     for tag in _TAG.finditer(source):
         depth = max(0, depth - 1) if tag[1] else depth + 1
@@ -75,13 +77,13 @@ def _check_depth(source: str) -> None:
         raise Unreadable(f"nests its elements {deepest:,} deep, more than the limit of {MAX_DEPTH:,}")
 
 
-def _walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """("in" | "text" | "out", node) in document order, without recursion."""
+def walk(root: Any, passed_over: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """("in" | "text" | "out", node) in document order, without recursion; elements passed over with what is in them."""
     node = root
     while True:
         if node.is_text_node:
             yield "text", node
-        if node.is_element_node and not _hidden(node):
+        if node.is_element_node and not passed_over(node):
             yield "in", node
             if (child := node.child) is not None:
                 node = child

@@ -1,0 +1,245 @@
+"""Weights and a threshold for one knowledge base, from nothing but itself.
+
+**Pseudo-questions.** A sentence of an answer, which is taken out of that answer for the time being, should find it; so
+should one of several questions of an entry, taken out likewise; and half the words of its only question. For each the
+entry it was made of is right, all others are wrong.
+
+**Weights.** w ≥ 0 maximises the mean log of softmax(F w) at the right entry, less `PULL` · |w − w₀|²: a knowledge base
+that says little about the weights keeps those that suit most; one in a language that the encoder cannot read turns to
+words.
+
+**Threshold.** Each pseudo-question that was a question (a sentence is longer and says more, so where there are
+`ENOUGH` others none is) is asked twice: as it is, and with its entry left out, as if it were out of scope.
+The confidence is logistic in the best score and its lead over the next entry; the threshold is the lowest at which the
+asked precision holds on pseudo-questions, half of them out of scope.
+
+Shapes: Q pseudo-questions, C candidates, K features.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from openbook.book.embedder import Embedder
+from openbook.book.faq.entries import Entry
+from openbook.book.faq.index import FEATURES, Asked, Found, Index
+from openbook.book.faq.pairs import key
+
+Weights = npt.NDArray[np.float64]
+PRIOR = np.array([3.0, 3.0, 3.0, 10.0, 5.0, 10.0])
+"""w₀, of `FEATURES`."""
+PULL = 0.01
+SAMPLE, KEPT = 400, 64
+"""Entries that pseudo-questions are made of, and candidates of each that it is told from."""
+ENOUGH = 20
+LEAST_WORDS = 4
+"""Of a sentence that is to be a question."""
+PRECISION = 0.95
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """confidence = σ(bias + score · s + lead · l), s the best score and l its lead over the next entry.
+
+    Answered from `threshold` on: so many pseudo-questions in scope are (`coverage`), so many of the answers to all
+    pseudo-questions, half of them out of scope, are right (`precision`); `asked` were in scope.
+    """
+
+    bias: float
+    score: float
+    lead: float
+    threshold: float
+    precision: float
+    coverage: float
+    asked: int
+    wanted: float = PRECISION
+
+    def confidence(self, score: float, lead: float) -> float:
+        """From 0 to 1: how likely the best entry is right, as far as pseudo-questions tell."""
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.bias + self.score * score + self.lead * lead))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+UNTOLD = Calibration(-6.0, 0.4, 0.2, 0.5, 0.0, 0.0, 0)
+"""Of a knowledge base too small to tell: about a cosine of 0.6 and some common words."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a knowledge base says of itself."""
+
+    weights_K: Weights
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class _Pseudo:
+    """A pseudo-question: its text, the entry it is of, and what of that entry it is."""
+
+    text: str
+    entry: int
+    question: int | None = None
+    sentence: int | None = None
+
+
+def fit(
+    index: Index, entries: Sequence[Entry], encoder: Embedder, precision: float = PRECISION, seed: int = 0
+) -> Fitted:
+    """Fit weights, then the confidence, to pseudo-questions of a drawn part of the entries."""
+    made = pseudo_questions(entries, np.random.default_rng(seed))
+    if len(entries) < 2 or not made:
+        return Fitted(PRIOR, UNTOLD)
+    vectors = np.asarray(encoder.embed([one.text for one in made]), np.float32)
+    seen = [_seen(index, entries, one, v_M) for one, v_M in zip(made, vectors, strict=True)]
+    weights_K = _weights([found for found, _ in seen], [right_C for _, right_C in seen])
+    asked = [told for told, one in zip(seen, made, strict=True) if one.sentence is None]
+    return Fitted(weights_K, _calibrated(asked if len(asked) >= ENOUGH else seen, weights_K, precision))
+
+
+def pseudo_questions(entries: Sequence[Entry], chance: np.random.Generator) -> list[_Pseudo]:
+    """Pseudo-questions of at most `SAMPLE` entries."""
+    drawn = np.sort(chance.permutation(len(entries))[:SAMPLE]).tolist()
+    return [one for at in drawn for one in _of_entry(entries[at], at, chance)]
+
+
+def _of_entry(entry: Entry, at: int, chance: np.random.Generator) -> list[_Pseudo]:
+    made = []
+    said = [i for i, text in enumerate(entry.sentences) if _units(text) >= LEAST_WORDS]
+    if len(entry.sentences) > 1 and said:
+        chosen = said[int(chance.integers(len(said)))]
+        made.append(_Pseudo(entry.sentences[chosen], at, sentence=chosen))
+    if len(entry.questions) > 1:
+        chosen = int(chance.integers(len(entry.questions)))
+        made.append(_Pseudo(entry.questions[chosen], at, question=chosen))
+    elif _units(entry.questions[0]) >= LEAST_WORDS:
+        made.append(_Pseudo(_half(entry.questions[0], chance), at))
+    return made
+
+
+_UNIT = re.compile(r"[\u2e80-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]{1,2}|\S[^\s\u2e80-\ud7af]*")
+
+
+def _units(text: str) -> int:
+    return len(_UNIT.findall(text))
+
+
+def _half(question: str, chance: np.random.Generator) -> str:
+    """Half of a question's words, in order: as much as another wording of it might share."""
+    found = list(_UNIT.finditer(question))
+    kept = sorted(chance.permutation(len(found))[: max(2, len(found) // 2)].tolist())
+    return "".join(found[i][0] if found[i][0] > "\u2e80" else f" {found[i][0]}" for i in kept).strip()
+
+
+def _seen(index: Index, entries: Sequence[Entry], one: _Pseudo, vector_M: Any) -> tuple[Found, npt.NDArray[np.bool_]]:
+    """What a pseudo-question finds, its own entry (as `without`) among it, and which of it is right."""
+    asked = Asked.of(one.text, vector_M)
+    found = index.find(asked, PRIOR)
+    best = np.argsort(-found.scores(PRIOR), kind="stable")[:KEPT]
+    same = key(entries[one.entry].questions[0])
+    others = [i for i in best.tolist() if found.entries_C[i] != one.entry]
+    own_K = index.without(asked, entries[one.entry], one.entry, one.question, one.sentence)
+    numbers = np.append(found.entries_C[others], one.entry)
+    told = Found(
+        numbers,
+        np.concatenate([found.features_CK[others], own_K[None]]),
+        np.append(found.held_C[others], np.float32(0)),
+    )
+    # Other answers to the very question are no mistakes.
+    right = np.array([n == one.entry or key(entries[n].questions[0]) == same for n in numbers.tolist()])
+    return told, right
+
+
+def _weights(seen: Sequence[Found], right: Sequence[npt.NDArray[np.bool_]]) -> Weights:
+    from scipy.optimize import minimize
+
+    longest = max(len(one.entries_C) for one in seen)
+    features_QCK = np.zeros((len(seen), longest, len(FEATURES)))
+    there_QC, right_QC = (np.zeros((len(seen), longest), bool) for _ in range(2))
+    for row, (one, of_it) in enumerate(zip(seen, right, strict=True)):
+        count = len(one.entries_C)
+        features_QCK[row, :count], there_QC[row, :count], right_QC[row, :count] = one.features_CK, True, of_it
+
+    def loss(w_K: Weights) -> tuple[float, Weights]:
+        scores_QC = np.where(there_QC, features_QCK @ w_K, -np.inf)
+        scores_QC = np.exp(scores_QC - scores_QC.max(1, keepdims=True))
+        all_Q, right_Q = scores_QC.sum(1), (scores_QC * right_QC).sum(1) + 1e-30
+        pushed_QC = scores_QC / all_Q[:, None] - scores_QC * right_QC / right_Q[:, None]
+        slope_K = np.einsum("qc,qck->k", pushed_QC, features_QCK) / len(seen)
+        away_K = w_K - PRIOR
+        return float(np.log(all_Q / right_Q).mean() + PULL * away_K @ away_K), slope_K + 2 * PULL * away_K
+
+    found = minimize(loss, PRIOR, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(PRIOR))
+    weights_K: Weights = np.asarray(found.x, np.float64)
+    return weights_K
+
+
+def best_and_lead(scores_C: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The best score and its lead over the second; alone it leads by its whole score."""
+    if len(scores_C) < 2:
+        return float(scores_C[0]), float(scores_C[0])
+    second, first = np.partition(scores_C, -2)[-2:]
+    return float(first), float(first - second)
+
+
+def _calibrated(
+    seen: Sequence[tuple[Found, npt.NDArray[np.bool_]]], weights_K: Weights, precision: float
+) -> Calibration:
+    rows, truth, inside = [], [], []
+    for found, right_C in seen:
+        scores_C = found.scores(weights_K)
+        # The lead is over what would be a mistake: other answers to the same question are none.
+        best = int(scores_C.argmax())
+        rival = scores_C[~right_C].max() if right_C[best] and (~right_C).any() else None
+        first, lead = best_and_lead(scores_C)
+        rows.append((first, lead if rival is None else first - float(rival)))
+        truth.append(bool(right_C[best]))
+        inside.append(True)
+        if (~right_C).sum() > 1:
+            rows.append(best_and_lead(scores_C[~right_C]))
+            truth.append(False)
+            inside.append(False)
+    X, y, scope = np.array(rows), np.array(truth, float), np.array(inside)
+    bias, score, lead = _logistic(X, y)
+    made = Calibration(bias, score, lead, 0.5, 0.0, 0.0, int(scope.sum()), precision)
+    sure = np.array([made.confidence(*row) for row in rows])
+    return _threshold(made, sure, y.astype(bool), scope)
+
+
+def _logistic(X: Weights, y: Weights) -> tuple[float, float, float]:
+    """Bias and two slopes ≥ 0 by likelihood, held a little towards 0: what can be parted would be parted for ever."""
+    from scipy.optimize import minimize
+
+    middle, spread = X.mean(0), X.std(0) + 1e-9
+    Z = (X - middle) / spread
+
+    def loss(w: Weights) -> float:
+        z = w[0] + Z @ w[1:]
+        return float(np.logaddexp(0, np.where(y > 0, -z, z)).mean() + 1e-3 * (w[1:] ** 2).sum())
+
+    found = minimize(loss, np.array([0.0, 1.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0, None), (0, None)])
+    slopes = found.x[1:] / spread
+    return float(found.x[0] - slopes @ middle), float(slopes[0]), float(slopes[1])
+
+
+def _threshold(made: Calibration, sure: Weights, right: npt.NDArray[np.bool_], scope: Any) -> Calibration:
+    """The lowest confidence from which on the precision holds; where none does, the highest there is."""
+    order = np.argsort(-sure, kind="stable")
+    held = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    last = np.append(np.diff(sure[order]) != 0, True)  # equal confidences are answered together
+    enough = np.flatnonzero((held >= made.wanted) & last)
+    at = int(enough[-1]) if len(enough) else int(np.flatnonzero(last)[0])
+    answered = order[: at + 1]
+    return Calibration(
+        made.bias, made.score, made.lead, float(sure[order[at]]), float(held[at]),
+        float(scope[answered].sum() / max(1, scope.sum())), made.asked, made.wanted,
+    )  # fmt: skip
