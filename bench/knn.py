@@ -1,11 +1,13 @@
 """kNN-LM in figures: what neighbours do for held-out text, and what looking for them costs.
 
 Quality: each held-out text is foretold by the model, and by the neighbours of every book; λ is then swept over the same
-numbers. Cost: one search among so many keys, beside one decoding step of the model. The keys are random, in clusters.
+numbers. Cost: one search among so many keys, beside one decoding step of the model. The keys are random, in few
+directions, or a book's; queries are then keys moved by a third of the difference of two others.
 
     openbook add python-docs/ --book docs.book --neighbours
     .venv/bin/python bench/knn.py quality --book docs.book --book novels.book --text held-out/ [--tokens 2000]
     .venv/bin/python bench/knn.py cost [--rows 1000000] [--steps 200]
+    .venv/bin/python bench/knn.py cost --book novels.book          # real keys instead
 """
 
 from __future__ import annotations
@@ -81,11 +83,15 @@ def cost(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     width = model.spec.width
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        store = _random(Path(folder), arguments.rows, width)
-        queries = _drawn(arguments.steps, width, 1)
+        if arguments.book is None:
+            store, queries = _random(Path(folder), arguments.rows, width), _drawn(arguments.steps, width, 1)
+        else:
+            store = open_neighbours(open_book(arguments.book, create=False), model.fingerprint)
+            queries = _moved(store, arguments.steps)
         prompt = torch.randint(0, model.spec.vocabulary, (1, 300))
         cache = model.runner.cache([None], room=300 + arguments.steps)
-        store.search(queries, 64)
+        for query in queries:
+            store.search(query[None], 64)  # the pages of a file are read once
         steps, searches = [], []
         with model.runner.alone():
             model.runner.read(prompt, cache)
@@ -97,8 +103,16 @@ def cost(arguments: argparse.Namespace) -> None:
                 searches.append(time.perf_counter() - middle)
                 steps.append(middle - began)
     step, search = 1e3 * statistics.median(steps), 1e3 * statistics.median(searches)
-    print(f"{processor()}: {arguments.rows:,} keys of {width}; step {step:.2f} ms, search {search:.2f} ms")
+    print(f"{processor()}: {len(store):,} keys of {width}; step {step:.2f} ms, search {search:.2f} ms")
     print(f"a search takes {100 * search / step:.1f} % of a step (quartiles of searches, ms: {_quartiles(searches)})")
+
+
+def _moved(store: Neighbours, count: int) -> np.ndarray:
+    """Queries near real keys, and equal to none."""
+    at_3C = np.random.default_rng(0).integers(0, len(store.segments[0]), (3, count))
+    key_CM, from_CM, to_CM = (store.segments[0].keys_NM[at_C].astype(np.float32) for at_C in at_3C)
+    queries: np.ndarray = key_CM + 0.35 * (from_CM - to_CM)
+    return queries
 
 
 def _quartiles(seconds: list[float]) -> str:
@@ -142,6 +156,7 @@ def main() -> None:
     quality_of.add_argument("--out", type=Path, help="keep the numbers in this folder")
     quality_of.set_defaults(run=quality)
     cost_of.add_argument("--rows", type=int, default=1_000_000)
+    cost_of.add_argument("--book", type=Path, help="its neighbours, instead of made-up keys")
     cost_of.add_argument("--steps", type=int, default=200)
     cost_of.add_argument("--folder", type=Path, help="where the keys are written for as long as it runs")
     cost_of.set_defaults(run=cost)
