@@ -4,9 +4,9 @@ The arithmetic is that of an answer (`openbook.mix.evidence`), on a text that is
 sentence is a mixture of the passages found for it and the closed book, whose weights learn within it. A *word* is the
 sum of its tokens. A word that says something is unsupported where neither the book nor the model foretells it:
 
-    support(w) = bits(w) + PATIENCE · log2 p_mix(w) < LEAST  and  −log2 p_mix(w) > SURPRISE
+    support(w) = min(bits(w), CREDIT) + PATIENCE · log2 p_mix(w) < LEAST  and  −log2 p_mix(w) > SURPRISE
 
-with bits = log2 p_mix − log2 p_closed.
+with bits = log2 p_mix − log2 p_closed. A word that stays improbable is not excused by how improbable it was before.
 What a sentence begins with nobody can foretell: of its first word's want of support only the share FIRST counts.
 
 Shapes: S sources, T tokens of a sentence.
@@ -42,9 +42,9 @@ Verdict = Literal["supported", "partly", "unsupported", "common knowledge"]
 
 LONGEST = 100_000
 """Characters of a text that is checked at once."""
-LEAST, PATIENCE, FIRST, SURPRISE = -2.0, 0.25, 0.5, 6.0
-"""The line below which a word is unsupported, what its improbability counts, and a sentence's first word; bits up to
-which nothing is a surprise. Fitted in docs/check.md."""
+LEAST, CREDIT, PATIENCE, FIRST, SURPRISE = -5.0, 3.0, 0.5, 0.5, 6.0
+"""The line below which a word is unsupported; bits that may speak for it at most; what its improbability counts, and a
+sentence's first word; bits up to which nothing is a surprise. Fitted in docs/check.md."""
 ENOUGH = 5.0
 """Bits by which the book must make a sentence likelier to have said it; else the model says it anyway."""
 
@@ -61,7 +61,7 @@ class Word:
     @property
     def support(self) -> float:
         """How far the book, or the model, foretells it."""
-        support = self.bits + PATIENCE * self.log2_p
+        support = min(self.bits, CREDIT) + PATIENCE * self.log2_p
         return support * FIRST if self.first and support < 0 else support
 
     @property
