@@ -17,7 +17,9 @@ from rich.text import Text
 
 from openbook.answer import palette
 from openbook.answer.page.figures import percent, signed, superscript, weights
-from openbook.answer.page.reading import Citation, Judged, Mark, Piece, Reading, Source, clean, number, owner, read
+from openbook.answer.page.reading import Citation, Judged, Piece, Reading, owner, read
+from openbook.answer.page.sources import Mark, Source
+from openbook.answer.page.values import clean, number
 
 CAVEAT = (
     "A colour says which source made the model write a word. Whether the passage supports the claim is for you to read."

@@ -204,7 +204,7 @@ def show(hits: list[Hit]) -> None:
     """Print the passages found, with their places; nothing in them reaches the terminal as a command."""
     from rich.text import Text
 
-    from openbook.answer.page.reading import clean
+    from openbook.answer.page.values import clean
 
     console = out()
     for rank, hit in enumerate(hits, 1):

@@ -195,7 +195,7 @@ def _show_answers(console: Console, facts: dict[str, Any], names: list[str]) -> 
     from rich.text import Text
 
     from openbook.answer import palette
-    from openbook.answer.page.reading import clean
+    from openbook.answer.page.values import clean
     from openbook.answer.terminal import is_plain
 
     console.print(Text(clean(facts["answer"]) or "Nobody answered."), soft_wrap=True)
@@ -237,7 +237,7 @@ def _print_piece(console: Console, together: Together, piece: Piece) -> None:
     from rich.text import Text
 
     from openbook.answer import palette
-    from openbook.answer.page.reading import clean
+    from openbook.answer.page.values import clean
     from openbook.answer.terminal import is_plain
 
     share_M = together.by_seat(piece.share_S)

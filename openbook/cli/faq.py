@@ -110,7 +110,7 @@ def show(told: Reply) -> None:
     """Print an answer, where it is from, and what is related; nothing in them reaches the terminal as a command."""
     from rich.text import Text
 
-    from openbook.answer.page.reading import clean
+    from openbook.answer.page.values import clean
 
     console, pair = out(), told.match.entry.pair
     if told.abstained:

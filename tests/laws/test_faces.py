@@ -21,7 +21,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 from openbook.answer import palette
 from openbook.answer.html import embedded_json, render_html
-from openbook.answer.page.reading import clean, read
+from openbook.answer.page.reading import read
+from openbook.answer.page.values import clean
 from openbook.answer.terminal import Stream, show
 from openbook.cli.output import progress_bar
 
