@@ -81,7 +81,8 @@ class Drawn:
         ]
         return {
             "sentences": judged,
-            "question": said[0], "answer": text, "abstained": self.abstained, "reason": said[-1], "seed": 0,
+            "question": said[0], "answer": text, "abstained": self.abstained, "seed": 0,
+            "reason": f"because {said[-1]}",  # never the text itself, which would be no text: tame strings are alike
             "model": said[0], "book": {"path": said[-1], "version": 7}, "settings": {said[0]: said[-1]},
             "sources": sources, "tokens": tokens, "citations": cites, "timings": {"retrieve_ms": 9.0},
         }  # fmt: skip
