@@ -23,6 +23,7 @@ from openbook.book import approximate
 from openbook.book.manifest import BookFault, faults
 from openbook.book.segments import (
     COPIED,
+    LISTING,
     Listing,
     Piece,
     Segment,
@@ -110,10 +111,11 @@ class Neighbours:
     def search(self, q_QM: Float, k: int) -> Found:
         """The k nearest rows of each query."""
         q_QM = np.ascontiguousarray(q_QM, dtype=np.float32)
+        if not self.count:
+            none_Q0 = np.empty((len(q_QM), 0))
+            return Found(none_Q0.astype(np.float32), none_Q0.astype(np.int32), none_Q0.astype(np.int64))
         named = [self._indexed(q_QM, k), self._scanned(q_QM, k)]
-        rows_QC = np.concatenate(
-            [rows for rows in named if rows is not None] or [np.empty((len(q_QM), 0), np.int64)], 1
-        )
+        rows_QC = np.concatenate([rows for rows in named if rows is not None], 1)
         d_QC = self.distances(q_QM, rows_QC)
         order = np.lexsort((rows_QC, d_QC))[:, :k]  # ties by row: the same whoever named them
         rows_Qk, d_Qk = np.take_along_axis(rows_QC, order, 1), np.take_along_axis(d_QC, order, 1)
@@ -176,7 +178,18 @@ class Neighbours:
         if self._index is None:
             return None
         live_N = None if self._whole else self._live_N[: self.listing.indexed]
-        return self._index.candidates(q_QM, SPARE * k, PROBES, live_N)
+        found_QC = self._index.candidates(q_QM, SPARE * k, PROBES, live_N)
+        # Where few rows are of these documents they may be in none of the nearest lists: all are looked into.
+        few_Q = (found_QC >= 0).sum(1) < min(k, self._covered)
+        if few_Q.any():
+            lists = len(self._index.centres_LM)
+            found_QC[few_Q] = self._index.candidates(q_QM[few_Q], SPARE * k, lists, live_N)
+        return found_QC
+
+    @cached_property
+    def _covered(self) -> int:
+        """Rows of these documents that the index covers."""
+        return self.count - len(self._rest)
 
     @cached_property
     def _rest(self) -> Rows:
@@ -223,6 +236,8 @@ def _opened(folder: Path) -> tuple[Listing, list[Segment], approximate.Index | N
             raise BookFault(f"there are no neighbours in {folder}; make them with: openbook add PATH --neighbours")
         try:
             segments = [open_segment(folder, name, listing.width) for name in listing.segments]
+            if (listing.index is None) != (listing.indexed == 0) or listing.indexed > sum(map(len, segments)):
+                raise BookFault(f"{folder / LISTING} is damaged; delete {folder} and run: openbook add --neighbours")
             return listing, segments, sound_index(folder, listing) if listing.index else None
         except BookFault:
             if read_listing(folder) == listing:

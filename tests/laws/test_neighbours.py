@@ -319,6 +319,36 @@ def test_what_a_writer_removed_meanwhile_is_opened_anew(tmp_path, monkeypatch):
     assert len(Neighbours(tmp_path)) == 550 and len(held) == 1
 
 
+def test_an_index_covers_no_more_than_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours_module, "EXACT", 300)
+    made(tmp_path, [400])
+    listing = json.loads((tmp_path / LISTING).read_text())
+    for change in ({"index": None}, {"indexed": 0}, {"indexed": 401}, {"segments": [], "indexed": 400}):
+        (tmp_path / LISTING).write_text(json.dumps({**listing, **change}))
+        with pytest.raises(BookFault, match="damaged"):
+            Neighbours(tmp_path)
+
+
+def test_rows_of_few_documents_are_found_whatever_list_they_are_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours_module, "EXACT", 500)
+    monkeypatch.setattr(neighbours_module, "PROBES", 1)
+    held = made(tmp_path, [2000, 6])
+    assert read_listing(tmp_path).indexed == 2006
+    q_QM = np.random.default_rng(5).standard_normal((20, WIDTH)).astype(np.float32)
+    found = Neighbours(tmp_path, {("d1", "h")}).search(q_QM, 10)
+    assert np.allclose(found.distances_Qk[:, :6], brute(held, ["d1"], q_QM, 6)[0], rtol=1e-5)
+    assert (found.rows_Qk[:, :6] >= 2000).all() and (found.rows_Qk[:, 6:] == -1).all()
+
+
+def test_a_datastore_of_which_all_was_forgotten_has_no_neighbours(tmp_path):
+    folder = folder_of(tmp_path, "m")
+    made(folder, [30])
+    assert forget(tmp_path, ["d0"]) == 30
+    store = Neighbours(folder)
+    assert (len(store), store.variance) == (0, 0.0)
+    assert store.search(np.zeros((2, WIDTH), np.float32), 3).rows_Qk.shape == (2, 0)
+
+
 def test_two_writers_are_one_too_many(tmp_path):
     first, second = (segments_module.writing(tmp_path / "s") for _ in range(2))
     with first, pytest.raises(BookFault, match="another process"), second:
