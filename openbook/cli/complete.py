@@ -83,7 +83,8 @@ def complete(
     from openbook.mix.sources.retrieved import Retrieval
 
     retrieval = Retrieval(stride, query_tokens, by, rerank)
-    answer, model_used = _write(config, docs, book is not None, text, retrieval, closed_share, not as_json)
+    named = "book" in config.model_fields_set
+    answer, model_used = _write(config, docs, named, text, retrieval, closed_share, not as_json)
     facts = answer.to_dict()
     if as_json:
         print_json(facts)

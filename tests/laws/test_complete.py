@@ -11,6 +11,7 @@ from openbook.answer.html import render_html
 from openbook.answer.replay import replay, run_of
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
+from openbook.cli import main
 from openbook.cli.complete import text_or_file
 from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore
@@ -150,6 +151,13 @@ def test_a_text_of_any_length_is_a_text(word, length):
     """Longer than any file's name may be, too."""
     text = ("x" + word * length)[:length]
     assert text_or_file(text) == text
+
+
+def test_a_book_that_the_settings_name_is_not_passed_over(tmp_path, monkeypatch, capsys):
+    """Written alone is only what nobody named a book for."""
+    monkeypatch.setenv("OPENBOOK_BOOK", str(tmp_path / "nowhere"))
+    assert main(["complete", "The comet"]) == 1
+    assert "there is no book at" in capsys.readouterr().err
 
 
 def test_a_file_is_read_and_an_empty_one_named(tmp_path):
