@@ -43,7 +43,8 @@ QUERY_TOKENS = {"dense": 64}
 """ℓ where a retriever wants another than 32: the paper's, for dense retrieval."""
 CANDIDATES = 32
 """Passages that one look-up may rank: each is a row of the batch, with the whole text after it."""
-
+REMEMBERED = 1_024
+"""Look-ups whose passages are remembered: a text may be of any length."""
 MOST = 1 << 20
 """Tokens in any of a retrieval's numbers: more than a context has."""
 
@@ -68,12 +69,15 @@ class Retrieval:
     def __post_init__(self) -> None:
         if not isinstance(self.by, str) or self.by not in retrievers():
             raise Fault(f"no retriever is called {self.by!r}; there are: {', '.join(retrievers())}")
-        least = {"stride": self.stride, "query tokens": self.length, "rerank": self.rerank, "context": self.context}
-        for name, value in {
-            **least,
+        counts = {
+            "stride": self.stride,
+            "query tokens": self.length,
+            "rerank": self.rerank,
+            "context": self.context,
             "rerank tokens": self.rerank_tokens,
             "passage tokens": self.passage_tokens,
-        }.items():
+        }
+        for name, value in counts.items():
             # A stored answer says these too, and whoever can write a book can write anything there.
             if type(value) is not int or not 1 <= value <= MOST:
                 raise Fault(f"{name} is {value!r}; it must be a whole number from 1 to {MOST}")
@@ -153,6 +157,8 @@ class Lookup:
         if self._book is None or not self._book.count or not query:
             return []
         if query not in self._found:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
             self._found[query] = find(self._book, query, retrieval.rerank, self._encoder, by=retrieval.by)
         return self._found[query]
 
