@@ -153,7 +153,7 @@ def test_a_committee_of_a_server_and_a_model_says_what_was_untold(tiny_model):
         assert kind.seen[0][1]["prompt"] == kind.prompt
     facts = together.to_dict()
     assert facts["how"] == "bytes" and facts["untold"] > 0
-    assert facts["members"][1]["address"] == f"{address}/v1"
+    assert facts["sources"][1]["address"] == f"{address}/v1"
     for token in facts["tokens"]:
         assert 0 <= token["lower"] <= token["p"] <= token["upper"] <= 1
     assert facts["bits"]["mixture"] <= facts["bits"]["allowed"] + 1e-4
