@@ -38,7 +38,7 @@ from openbook.mix.sources.member import LEAST, WIDTH, BytewiseMember
 from openbook.mix.weights import normalise
 
 TERSE = "Copy the answer to the question from the text, in as few words as possible."
-SAMPLES, MANY = 5, 24
+SAMPLES, MANY = 5, 56
 """Answers that each member draws, and that self-consistency may draw of one where it is given more tokens."""
 
 
@@ -135,8 +135,7 @@ def one_question(seats: list[Seat], question: Question, paragraph: str, most: in
     together("mixture over bytes, two models", [seats[0], seats[2]], "bytes")
     together("mixture over bytes, all three", seats, "bytes")
     drawn = {seat.name: Deliberation([seat], question.text, [paragraph], Sampling(0.7), most) for seat in seats}
-    alone = ("smollm2", "smollm2 terse")  # the better single members
-    said = {name: asked.draw(MANY if name in alone else SAMPLES) for name, asked in drawn.items()}
+    said = {name: asked.draw(MANY) for name, asked in drawn.items()}
     read = {name: asked.cost.read for name, asked in drawn.items()}
     for name, answers in said.items():
         found[f"{name} alone"] = answers[0].text, read[name] + answers[0].tokens
@@ -148,8 +147,6 @@ def one_question(seats: list[Seat], question: Question, paragraph: str, most: in
     found["debate, 2 rounds, least risk"] = chosen(least_risk(debate.debate(2))), debate.cost.tokens
     for way in ("least risk, 5 answers each", "debate, 2 rounds, least risk", "mixture over bytes, all three"):
         for name, answers in said.items():
-            if name not in alone:
-                continue
             bought = affordable(answers, read[name], found[way][1])
             tokens = read[name] + sum(answer.tokens for answer in bought)
             found[f"{name}, self-consistency, tokens of {way.partition(',')[0]}"] = chosen(least_risk(bought)), tokens

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openbook.cli import measure_attacks, measure_evidence, measure_lm, options
+from openbook.cli import measure_attacks, measure_evidence, measure_faq, measure_lm, options
 from openbook.cli.output import collected, out, print_json
 from openbook.cli.questions import Count, File, MaxTokens, Skip, asked_of
 from openbook.cli.ready import settings_of
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog=measure_lm.EPILOG)(measure_lm.lm)
     group.command(epilog=measure_evidence.EPILOG)(measure_evidence.evidence)
     group.command(epilog=measure_attacks.EPILOG)(measure_attacks.attacks)
+    group.command(epilog=measure_faq.EPILOG)(measure_faq.faq)
     app.add_typer(group, name="eval")
 
 
@@ -35,6 +36,10 @@ def qa(
     rerank: Annotated[int | None, typer.Option(metavar="K", help="Passages found and reranked; else 10.")] = None,
     reranker: Annotated[
         str | None, typer.Option(metavar="R", help="likelihood (of the question), or a cross-encoder's folder.")
+    ] = None,
+    paths: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Also the kept passages in paths: behind, neighbours, sets."),
     ] = None,
     hops: Annotated[
         int | None, typer.Option(metavar="N", help="Also paths: sets of up to N of the kept passages, 2 to 4.")
@@ -53,6 +58,7 @@ def qa(
         persistence=persistence,
         rerank=rerank,
         reranker=reranker,
+        paths=paths,
         hops=hops,
         max_tokens=max_tokens,
         precision=precision,

@@ -143,7 +143,7 @@ def _joined(reader: Reader, question: str, read: Read, taus: dict[str, float | N
     """The same passages as every other mixed way keeps, joined in paths."""
     if not taus:
         return {}
-    kept = [read.hits[i] for i in sorted(read.believed.kept)]
+    kept = [read.hits[i] for i in read.believed.kept]
     paths = join(reader.book, kept, reader.settings.paths, reader.settings.hops)
     rows, believed = reader.read_paths(question, paths)
     return _race(reader, rows, {name: mixed(Read((), believed), tau) for name, tau in taus.items()}, len(paths))

@@ -106,6 +106,38 @@ def neighbours(book: Book, hits: Sequence[Hit], hops: int) -> list[Path]:
     return list(made.values())
 
 
+@paths("graph")
+def graph(book: Book, hits: Sequence[Hit], hops: int) -> list[Path]:
+    """Every passage behind those that a walk reached it from (`openbook.book.graph.walk`), up to `hops` in all."""
+    found = {hit.passage.id: hit for hit in hits}
+    made: dict[tuple[str, ...], Path] = {}
+    for hit in hits:
+        before = [step.passage for step in hit.through][-(hops - 1) :]
+        members = [found.get(id) or replace(hit, passage=book.passage(id), prior=0.0, through=()) for id in before]
+        path = (*members, hit)
+        made.setdefault(tuple(member.passage.id for member in path), path)
+    return list(made.values())
+
+
+@paths("behind")
+def behind(book: Book, hits: Sequence[Hit], hops: int) -> list[Path]:
+    """The best passage alone, and once more with the next best before it: two readings of one passage, which err in
+    different places. Which of them is right no prior knows and no question tells, so they are weighed alike."""
+    best, *others = hits
+    return [(best,), *((replace(other, prior=0.0), best) for other in others[:1])]
+
+
+def views(paths: Sequence[Path], asked_S: Array) -> Array:
+    """log p(question | path) `[S]`, where paths that are there for the sake of the same passage share one: their
+    log-mean. The question speaks for a passage, not for what stands around it."""
+    shared_S = asked_S.copy()
+    mains = [found[0] if len(found := [hit.passage.id for hit in path if hit.prior]) == 1 else None for path in paths]
+    for main in {main for main in mains if main is not None}:
+        rows = [row for row, other in enumerate(mains) if other == main]
+        shared_S[rows] = np.logaddexp.reduce(asked_S[rows]) - np.log(len(rows))
+    return shared_S
+
+
 def _beside(hit: Hit, passage: Passage) -> Hit:
     """A neighbour was not found for itself: it stands there for the hit's sake, and brings no prior."""
     return hit if passage.id == hit.passage.id else replace(hit, passage=passage, prior=0.0)

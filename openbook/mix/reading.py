@@ -22,7 +22,7 @@ from openbook.lm.cache.prefixes import Make, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.certificate import equal_votes
 from openbook.mix.mixture import Mixture, Weights
-from openbook.mix.paths import Path, join, log_prior_of
+from openbook.mix.paths import Path, join, log_prior_of, views
 from openbook.mix.prompt import Framing
 from openbook.mix.rerank import rerank
 from openbook.mix.settings import Settings
@@ -126,7 +126,8 @@ class Reader:
     def find(self, question: str) -> list[Hit]:
         """The passages to read the question under, best first, with retrieval's prior."""
         settings = self.settings
-        return find(self.book, question, settings.pool, self.encoder, temperature=settings.prior_temperature)
+        by = "graph" if settings.paths == "graph" else "fused"
+        return find(self.book, question, settings.pool, self.encoder, by=by, temperature=settings.prior_temperature)
 
     @cached_property
     def cross_encoder(self) -> CrossEncoder:
@@ -151,8 +152,8 @@ class Reader:
         """Run the question under every path and, last, the closed book, in one batch."""
         branches = [branch_of(Label(f"p{i}", "passage"), path) for i, path in enumerate(paths)]
         source = self.branches(question, [*branches, CLOSED_BOOK], tap=tap)
-        asked_S = source.question_log_p_S
-        return source, Believed(log_prior_of(paths), asked_S[:-1], float(asked_S[-1]), self.settings)
+        *asked, closed = source.question_log_p_S.tolist()
+        return source, Believed(log_prior_of(paths), views(paths, np.array(asked)), closed, self.settings)
 
     def branches(
         self, question: str, branches: Sequence[Branch], room: int | None = None, tap: Tap | None = None

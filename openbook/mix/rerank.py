@@ -103,7 +103,8 @@ def cross_encoder(reader: Reader, question: str, hits: Sequence[Hit]) -> Array:
 
 
 def rerank(reader: Reader, question: str, hits: Sequence[Hit], keep: int) -> list[Hit]:
-    """The `keep` best of the pool, in the order of the hits, with the prior they are read with (it sums to 1).
+    """The `keep` best of the pool, with the prior they are read with (it sums to 1): in the order of the hits, or best
+    first where they are to be joined in paths.
 
     Which they are does not depend on the order of the pool; equals part by the passage's id. Where nothing is to be
     chosen and nothing new would be said, the hits are as they were, to the bit. What is to be joined in paths is chosen
@@ -115,7 +116,7 @@ def rerank(reader: Reader, question: str, hits: Sequence[Hit], keep: int) -> lis
     if settings is None:
         return list(hits)
     registered = _RERANKERS[settings.by]
-    if registered.read_again and len(hits) <= keep:
+    if registered.read_again and len(hits) <= keep and reader.settings.paths == "single":
         return list(hits)
     said_N = registered.function(reader, question, hits)
     if said_N.shape != (len(hits),) or not np.isfinite(said_N).all():
@@ -123,6 +124,6 @@ def rerank(reader: Reader, question: str, hits: Sequence[Hit], keep: int) -> lis
     log_prior_N = np.log(np.maximum([hit.prior for hit in hits], np.finfo(float).tiny))
     rank_N = log_prior_N + said_N
     best = sorted(range(len(hits)), key=lambda i: (-rank_N[i], hits[i].passage.id))[:keep]
-    chosen = [i for i in range(len(hits)) if i in set(best)]
+    chosen = best if reader.settings.paths != "single" else sorted(best)
     prior = np.exp(normalise((log_prior_N if registered.read_again else rank_N)[chosen]))
     return [replace(hits[i], prior=float(p)) for i, p in zip(chosen, prior, strict=True)]

@@ -19,7 +19,7 @@ from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.measure.qa import measure
 from openbook.measure.squad import Question
-from openbook.mix.paths import join, leave_out, log_prior_of
+from openbook.mix.paths import join, leave_out, log_prior_of, views
 from openbook.mix.prompt import PASSAGE_TOKENS, Framing
 from openbook.mix.reading import Reader, branch_of, passage_text
 from openbook.mix.rerank import Rerank
@@ -101,6 +101,39 @@ def test_neighbours_are_those_beside_it_in_its_document(tmp_path):
     assert [h.passage for h in joined] == in_order[:3]
     assert single == (moss,)
     assert [h.prior for h in joined] == [0, 0.2, 0]
+
+
+def test_behind_is_the_best_passage_twice_once_with_the_next_before_it(reader):
+    hits = reader.find(QUESTION)[:3]
+    one, two = join(reader.book, hits, "behind", 2)
+    assert one == (hits[0],) and [h.passage for h in two] == [hits[1].passage, hits[0].passage]
+    assert join(reader.book, hits[:1], "behind", 2) == [(hits[0],)]
+    np.testing.assert_allclose(np.exp(log_prior_of([one, two])), [0.5, 0.5])
+    # The question was read under both; what it says, it says of the passage that both are there for.
+    source, believed = reader.read_paths(QUESTION, [one, two])
+    np.testing.assert_allclose(np.exp(believed.refined_S), [0.5, 0.5])
+    assert believed.asked_S[0] == pytest.approx(np.logaddexp.reduce(source.question_log_p_S[:2]) - np.log(2))
+    assert believed.asked_closed == source.question_log_p_S[2]
+
+
+def test_the_best_that_others_stand_behind_is_the_rerankers(reader):
+    joined = under(reader, paths="behind", passages=2)
+    hits = reader.find(QUESTION)
+    asked_S, prior_S = reader.read(QUESTION, hits)[1].asked_S, np.log([h.prior for h in hits])
+    rank = np.argsort(-(prior_S + reader.settings.beta * asked_S), kind="stable")
+    for order in (hits, hits[::-1]):
+        one, two = joined.paths(QUESTION, order)
+        assert [h.passage.id for h in (*one, *two)] == [hits[i].passage.id for i in (rank[0], rank[1], rank[0])]
+
+
+def test_views_share_what_the_question_says_and_sets_do_not(reader):
+    hits = reader.find(QUESTION)[:3]
+    asked_S = np.array([-3.0, -9.0, -4.0])
+    apart = [(hits[0],), (hits[1],), (hits[0], hits[1])]  # of a set every member is believed
+    np.testing.assert_array_equal(views(apart, asked_S), asked_S)
+    beside = [(hits[0],), (hits[1],), (replace(hits[2], prior=0.0), hits[0])]
+    shared_S = views(beside, asked_S)
+    assert shared_S[1] == -9 and shared_S[0] == shared_S[2] == pytest.approx(np.log(np.exp([-3, -4]).mean()))
 
 
 @pytest.mark.parametrize("hops", [2, 3])
