@@ -46,19 +46,21 @@ def fold(pairs: Sequence[Pair], judged: Iterable[Judgement] = ()) -> list[Entry]
     by_answer: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_answer.setdefault(key(pair.answer), []).append(pair)
-    judgements: dict[str, list[Judgement]] = {}
-    for one in judged:
-        judgements.setdefault(one.pair, []).append(one)
+    judgements: dict[str, list[tuple[int, Judgement]]] = {}
+    for number, one in enumerate(judged):
+        judgements.setdefault(one.pair, []).append((number, one))
     return [_entry(tuple(group), judgements) for group in by_answer.values()]
 
 
-def _entry(pairs: tuple[Pair, ...], judgements: dict[str, list[Judgement]]) -> Entry:
+def _entry(pairs: tuple[Pair, ...], judgements: dict[str, list[tuple[int, Judgement]]]) -> Entry:
     own = {key(question): question for pair in reversed(pairs) for question in reversed(pair.questions)}
     own = dict(reversed(own.items()))
-    names = [*(pair.id for pair in pairs), *(named(question) for question in own.values())]
-    about = [one for name in dict.fromkeys(names) for one in judgements.get(name, ())] if judgements else []
-    # The last word on a question counts.
-    last = {key(one.question): one for one in about}
+    about: list[tuple[int, Judgement]] = []
+    if judgements:
+        names = [*(pair.id for pair in pairs), *map(named, own.values())]
+        about = [one for name in dict.fromkeys(names) for one in judgements.get(name, ())]
+    # The last word on a question counts, whatever the pair was called in it.
+    last = {key(one.question): one for _, one in sorted(about, key=lambda one: one[0])}
     learned = {what: one.question for what, one in last.items() if one.accepted and what not in own}
     rejected = [one.question for what, one in last.items() if not one.accepted and what not in own]
     kept = [*list(own.values())[:MAX_VARIANTS], *list(learned.values())[-MAX_VARIANTS:]]

@@ -226,7 +226,7 @@ def _logistic(X: Weights, y: Weights) -> tuple[float, float, float]:
         z = w[0] + Z @ w[1:]
         return float(np.logaddexp(0, np.where(y > 0, -z, z)).mean() + 1e-3 * (w[1:] ** 2).sum())
 
-    found = minimize(loss, np.array([0.0, 1.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0, None), (0, None)])
+    found = minimize(loss, np.array([0.0, 1.0, 1.0]), method="L-BFGS-B", bounds=[(-20, 20), (0, None), (0, None)])
     slopes = found.x[1:] / spread
     return float(found.x[0] - slopes @ middle), float(slopes[0]), float(slopes[1])
 

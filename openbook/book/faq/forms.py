@@ -59,8 +59,8 @@ def forms() -> list[str]:
 @form(".csv", ".tsv")
 def of_csv(text: str) -> Iterator[Draft | Problem]:
     """Rows of a question and its answer, under a header that names the columns, or else the first two columns."""
-    rows, mark = list(_rows(text)), _delimiter(text)
-    cells = ((line, _cells(row, mark)) for line, row in rows)
+    mark = _delimiter(text)
+    cells = ((line, _cells(row, mark)) for line, row in _rows(text, mark))
     asked, others, answers, needed = [0], list[int](), [1], 2
     for nth, (line, row) in enumerate(cells):
         if isinstance(row, str):
@@ -85,19 +85,40 @@ def _columns(named: Sequence[str]) -> tuple[list[int], list[int], list[int]] | N
 
 
 def _delimiter(text: str) -> str:
-    first = text[: text.find("\n") if "\n" in text else len(text)]
-    return max(",\t;|", key=first.count)
+    """What stands in the most of the first lines; a comma may stand in any text, a tab in none."""
+    first = text[:MAX_CELL].split("\n", 20)[:20]
+    return max("\t;,|", key=lambda mark: sum(mark in line for line in first))
 
 
-def _rows(text: str) -> Iterator[tuple[int, str | None]]:
+def _inside(line: str, mark: str, inside: bool) -> bool:
+    """Whether a line ends inside a quoted cell, if it begins `inside` one or not. A quotation mark opens a cell only
+    where one begins: 5" is five inches."""
+    at = 0
+    while True:
+        if inside:
+            at = line.find('"', at) + 1
+            if at == 0:
+                return True
+            if line.startswith('"', at):  # a doubled one is a character of the cell
+                at += 1
+                continue
+        elif line.startswith('"', at):
+            inside, at = True, at + 1
+            continue
+        inside, at = False, line.find(mark, at) + 1
+        if at == 0:
+            return False
+
+
+def _rows(text: str, mark: str) -> Iterator[tuple[int, str | None]]:
     """Rows with the line each begins in; None for a line whose quotation mark is not closed soon."""
     lines, at = text.split("\n"), 0
     while at < len(lines):
-        stop, marks = at, lines[at].count('"')
-        while marks % 2 and stop + 1 < min(len(lines), at + MAX_ROW_LINES):
+        stop, inside = at, _inside(lines[at], mark, False)
+        while inside and stop + 1 < min(len(lines), at + MAX_ROW_LINES):
             stop += 1
-            marks += lines[stop].count('"')
-        if marks % 2:
+            inside = _inside(lines[stop], mark, True)
+        if inside:
             yield at + 1, None
             at += 1
             continue

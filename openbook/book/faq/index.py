@@ -183,7 +183,11 @@ class Index:
             Terms.from_arrays({k.split(".", 1)[1]: v for k, v in found.items() if k.startswith(name + ".")})
             for name in ("words", "words_pair", "parts")
         ]
-        made = cls(*[found[name] for name in _ARRAYS], *terms)  # type: ignore[arg-type]
+        kinds = [np.int64 if name.endswith("N1") else np.float32 for name in _ARRAYS]
+        arrays = [np.asarray(found[name], kind) for name, kind in zip(_ARRAYS, kinds, strict=True)]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("an index has numbers that are none")
+        made = cls(*arrays, *terms)  # type: ignore[arg-type]
         places = ((made.questions_N1, made.questions_VM), (made.sentences_N1, made.sentences_SM))
         for starts, rows in (*places, (made.rejected_N1, made.rejected_RM)):
             tiled = starts.shape == (entries + 1,) and starts[0] == 0 and starts[-1] == len(rows)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -62,7 +63,8 @@ def read(book: Path, name: str, entries: Sequence[Entry], width: int) -> tuple[I
         found = _load(book / FOLDER / name)
         weights_K = found["weights"].astype(np.float64)
         calibration = Calibration(**json.loads(found["calibration"].tobytes()))
-        if weights_K.shape != (len(FEATURES),) or not np.isfinite(weights_K).all():
+        numbers = np.array([*weights_K, *vars(calibration).values()], np.float64)
+        if weights_K.shape != (len(FEATURES),) or not np.isfinite(numbers).all():
             return None
         return Index.from_arrays(found, len(entries), width), Fitted(weights_K, calibration)
     return None
@@ -74,8 +76,10 @@ def write(book: Book, name: str, entries: Sequence[Entry], index: Index, fitted:
     keys = [np.frombuffer(text_key(t), np.uint8) for rows in _ROWS for e in entries for t in getattr(e, rows)]
     calibration = np.frombuffer(json.dumps(fitted.calibration.to_dict()).encode(), np.uint8)
     arrays: dict[str, npt.NDArray[Any]] = index.arrays() | {"weights": fitted.weights_K, "calibration": calibration}
+    folder = book.path / FOLDER
+    if folder.is_symlink():
+        return
     with suppress(OSError):
-        folder = book.path / FOLDER
         folder.mkdir(exist_ok=True)
         with _alone(folder):
             if not path_of(book.path, book.version).exists():
@@ -105,13 +109,17 @@ def text_key(text: str) -> bytes:
 def retain(book: Path, texts: Iterable[str], width: int) -> None:
     """Leave of all that is kept the vectors of these texts alone: what `forget` and `prune` removed is not among it."""
     folder = book / FOLDER
+    if folder.is_symlink():
+        folder.unlink()  # what it leads to is not the book's
     if not folder.is_dir():
         return
     with _alone(folder):
         kept = vectors(book, width)
         staying = {key: kept[key] for key in map(text_key, texts) if key in kept}
         for path in folder.iterdir():
-            if path.name != "lock":
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != "lock":
                 path.unlink()
         if staying:
             rows = np.array(list(staying.values()), np.float32)

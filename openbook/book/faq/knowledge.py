@@ -6,7 +6,7 @@ Shapes: N entries, C candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -68,7 +68,10 @@ class Knowledge:
         if len(question) > MAX_QUESTION:
             raise BookFault(f"the question has {len(question):,} characters; at most {MAX_QUESTION:,} are read")
         vector_M = np.asarray(self.encoder.embed([question])[0], np.float32)
-        return self.find_asked(Asked.of(question, vector_M))
+        found = self.find_asked(Asked.of(question, vector_M))
+        # The very words that are stored are no guess.
+        exact = any(key(question) == key(own) for own in found.best.entry.questions)
+        return replace(found, confidence=1.0) if exact else found
 
     def find_asked(self, asked: Asked) -> Matches:
         """The same for a question that was embedded already."""

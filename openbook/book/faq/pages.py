@@ -139,7 +139,8 @@ class _Page:
         return self._letters(line, number) or self._bold(line, number)
 
     def _letters(self, line: str, number: int) -> bool:
-        if (reply := _REPLY.match(line)) and self._open is not None:
+        begun = self._open is None or any(line.strip() for line in self._open.answer)
+        if not begun and (reply := _REPLY.match(line)) and self._open is not None:
             self._open.answering = True
             self.text(reply["text"])
             return True

@@ -88,30 +88,31 @@ class Terms:
 
     def score(self, query: Mapping[int, int], text: Mapping[int, int]) -> float:
         """The share of a text that need not be in the index, by the index's own statistics."""
-        length, total, size, norm = sum(text.values()), 0.0, 0.0, 0.0
-        for place, weight in self._weighed(text):
-            del place
-            norm += weight * weight
-        for (key, _), (_, weight) in zip(query.items(), self._weighed(query), strict=True):
-            size += weight * weight if self.cosine else weight
-            if count := text.get(key, 0):
-                idf = self._idf(key)[1]
-                grown = float(_saturated(np.float64(count), np.float64(length), self.mean, self.cosine)) * idf
-                total += grown * weight / max(math.sqrt(norm), 1e-12) if self.cosine else grown
-        return total / max(math.sqrt(size) if self.cosine else size, 1e-12)
+        asked = {key: weight for key, (_, weight) in zip(query, self._weighed(query), strict=True)}
+        own = {key: weight for key, (_, weight) in zip(text, self._weighed(text), strict=True)}
+        both, length = asked.keys() & own.keys(), sum(text.values())
+        if self.cosine:
+            sizes = [math.sqrt(sum(w * w for w in weights.values())) for weights in (asked, own)]
+            return sum(asked[key] * own[key] for key in both) / max(math.prod(sizes), 1e-12)
+        total = sum(own[key] * float(_saturated(text[key], length, self.mean, False)) for key in both)
+        return total / max(sum(asked.values()), 1e-12)
 
     def _weighed(self, query: Mapping[int, int]) -> list[tuple[int | None, float]]:
         """Each term's place (None: unknown) and its weight in the query."""
-        found = [self._idf(key) for key in query]
+        idf: list[tuple[int | None, float]] = [
+            (None, self.rarest) if p is None else (p, float(self.idf_T[p])) for p in self._places(query)
+        ]
         if not self.cosine:
-            return found
-        return [(p, idf * (1 + math.log(count))) for (p, idf), count in zip(found, query.values(), strict=True)]
+            return idf
+        return [(p, weight * (1 + math.log(count))) for (p, weight), count in zip(idf, query.values(), strict=True)]
 
-    def _idf(self, key: int) -> tuple[int | None, float]:
-        place = int(np.searchsorted(self.hashes_T, np.uint64(key)))
-        if place < len(self.hashes_T) and int(self.hashes_T[place]) == key:
-            return place, float(self.idf_T[place])
-        return None, self.rarest
+    def _places(self, query: Iterable[int]) -> list[int | None]:
+        keys = np.fromiter(query, np.uint64)
+        if not len(self.hashes_T):
+            return [None] * len(keys)
+        places = np.minimum(np.searchsorted(self.hashes_T, keys), len(self.hashes_T) - 1)
+        known = self.hashes_T[places] == keys
+        return [place if there else None for place, there in zip(places.tolist(), known.tolist(), strict=True)]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` makes it of again."""
@@ -123,10 +124,9 @@ class Terms:
     def from_arrays(cls, found: Mapping[str, npt.NDArray[Any]]) -> Terms:
         """The postings of a file, checked: they may be anybody's."""
         texts, mean, cosine = found["numbers"].tolist()
-        made = cls(
-            found["hashes_T"], found["idf_T"], found["starts_T"], found["texts_P"], found["weights_P"], int(texts),
-            float(mean), bool(cosine),
-        )  # fmt: skip
+        kinds = {"hashes_T": np.uint64, "idf_T": np.float32, "starts_T": np.int64, "texts_P": np.int32}
+        arrays = {name: np.asarray(found[name], kind) for name, kind in {**kinds, "weights_P": np.float32}.items()}
+        made = cls(**arrays, texts=int(texts), mean=float(mean), cosine=bool(cosine))
         T, P = len(made.hashes_T), len(made.texts_P)
         sound = (
             made.idf_T.shape == (T,)
