@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from openbook.book.neighbours import Neighbours, open_neighbours, tend
-from openbook.book.segments import SEGMENT, SegmentWriter
+from openbook.book.neighbours import Neighbours, open_neighbours
+from openbook.book.segment_writer import SEGMENT, SegmentWriter
 from openbook.book.store import open_book
+from openbook.book.tending import tend
 from openbook.lm.model import LanguageModel, load_model
 from openbook.measure.lm import Subject, windows
 from openbook.measure.machine import processor

@@ -69,7 +69,7 @@ class Index:
             (self.sizes_N2, np.float32, (rows, 2)),
         ]  # fmt: skip
         starts = self.starts_L
-        sound = lists and starts[0] == 0 and starts[-1] == rows and (np.diff(starts) >= 0).all()
+        sound = lists and len(starts) and starts[0] == 0 and starts[-1] == rows and (np.diff(starts) >= 0).all()
         if not sound or any(part.dtype != kind or part.shape != shape for part, kind, shape in kinds):
             raise ValueError("the parts of an index do not fit together")
 

@@ -298,7 +298,7 @@ def _holds(path: Path, traces: Traces) -> bool:
 def _forget_neighbours(book: Path, ids: Sequence[str]) -> int:
     if not (book / "neighbours").exists():
         return 0
-    from openbook.book.neighbours import forget as forget_rows
+    from openbook.book.tending import forget as forget_rows
 
     return forget_rows(book, ids)
 

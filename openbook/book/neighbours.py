@@ -10,8 +10,8 @@ Shapes: N rows, M width of a key, Q queries, k neighbours, C candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,17 +22,12 @@ import numpy.typing as npt
 from openbook.book import approximate
 from openbook.book.manifest import BookFault, faults
 from openbook.book.segments import (
-    COPIED,
     LISTING,
     Listing,
-    Piece,
     Segment,
-    SegmentWriter,
-    datastores,
     folder_of,
     open_segment,
     read_listing,
-    writing,
 )
 from openbook.book.store import Book
 from openbook.native import kernels
@@ -40,8 +35,6 @@ from openbook.native import kernels
 Float = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-EXACT = 16_384
-"""Rows up to which keys are compared one by one; of more, an index names the candidates."""
 PROBES = 24
 """Lists of the index that are looked into."""
 SPARE = 3
@@ -264,83 +257,17 @@ def contents(book: Book) -> set[tuple[str, str]]:
     return set(zip(rows["id"].to_pylist(), rows["hash"].to_pylist(), strict=True))
 
 
-def tend(writer: SegmentWriter, told: Callable[[str], None] = lambda what: None) -> None:
-    """Join small segments, and have the index cover what is too much to be compared one by one."""
-    writer.flush()
-    writer.join()
-    listing = writer.listing
-    total = sum(map(len, writer.segments()))
-    if total - listing.indexed <= EXACT:
-        return
-    told("indexing")
-    anew = listing.index is None or total > 4 * listing.trained
-    with faults(writer.folder):
-        name = f"{writer.new_name()}.lists"
-        segments, first = writer.segments(), 0 if anew else listing.indexed
-        index = approximate.train(_sample(segments, total), total) if anew else sound_index(writer.folder, listing)
-        index = approximate.extend(index, _chunks(segments, first), first)
-        approximate.write(index, writer.folder / name)
-        trained = total if anew else listing.trained
-        writer.commit(replace(writer.listing, index=name, indexed=total, trained=trained))
-        writer.sweep()
-
-
 def sound_index(folder: Path, listing: Listing) -> approximate.Index:
     """The index of a datastore, of the keys that it says it covers; `BookFault` where it is damaged."""
     path = folder / str(listing.index)
     try:
         index = approximate.read(path)
         rows, width = index.rows_N, index.centres_LM.shape[1]
-        if (len(rows) and not (rows.min() >= 0 and rows.max() < listing.indexed)) or width != listing.width:
+        if width != listing.width or not 0 < len(rows) == listing.indexed > rows.max() >= rows.min() >= 0:
             raise ValueError
     except (FileNotFoundError, ValueError) as error:
         raise BookFault(f"{path} is damaged; delete {folder} and run: openbook add --neighbours") from error
     return index
 
 
-def _sample(segments: Sequence[Segment], total: int) -> Float:
-    """Keys to train on, in the order they stand; at most so many a list."""
-    wanted = min(total, approximate.TRAINED_A_LIST * approximate.lists_for(total))
-    rows = np.sort(np.random.default_rng(0).choice(total, wanted, replace=False))
-    starts = np.cumsum([0, *map(len, segments)])
-    parts = [s.keys_NM[rows[(rows >= a) & (rows < a + len(s))] - a] for a, s in zip(starts, segments, strict=False)]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _chunks(segments: Sequence[Segment], first: int) -> Iterator[Float]:
-    """Keys from row `first` on, some at a time."""
-    start = 0
-    for segment in segments:
-        for at in range(max(0, first - start), len(segment), COPIED):
-            yield segment.keys_NM[at : at + COPIED].astype(np.float32)
-        start += len(segment)
-
-
-def forget(book: Path, documents: Sequence[str]) -> int:
-    """Remove all that was remembered of documents (ids), in every version and for every model; how many rows went.
-
-    To be called when no version that stays names them any more: whoever builds looks at the live version first. After
-    it no file holds a key, a value or a pointer of theirs, nor an index that was made with them. `BookFault` where
-    another process is writing.
-    """
-    gone = set(documents)
-    return _drop(book, lambda piece: piece.id in gone)
-
-
-def retain(book: Path, documents: set[tuple[str, str]]) -> int:
-    """Remove what is remembered of all documents but these (id, hash of the content): those of versions that stay."""
-    return _drop(book, lambda piece: (piece.id, piece.hash) not in documents)
-
-
-def _drop(book: Path, gone: Callable[[Piece], bool]) -> int:
-    count = 0
-    for folder in datastores(book):
-        with faults(folder), writing(folder):
-            if read_listing(folder) is not None:
-                writer = SegmentWriter(folder)
-                count += writer.drop(gone)
-                tend(writer)
-    return count
-
-
-__all__ = ["Found", "Listing", "Neighbours", "Place", "contents", "forget", "open_neighbours", "retain", "tend"]
+__all__ = ["Found", "Listing", "Neighbours", "Place", "contents", "open_neighbours", "sound_index"]

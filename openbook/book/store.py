@@ -130,7 +130,8 @@ class Book:
         finally:
             self._see()
         if (self.path / "neighbours").exists():
-            from openbook.book.neighbours import contents, retain
+            from openbook.book.neighbours import contents
+            from openbook.book.tending import retain
 
             retain(self.path, set().union(*(contents(Book(self.path, n)) for n in versions.apart(self.path))))
         if (self.path / "faq").exists():

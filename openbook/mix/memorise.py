@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from openbook.book.manifest import faults
-from openbook.book.neighbours import contents, tend
-from openbook.book.segments import SegmentWriter, folder_of, writing
+from openbook.book.neighbours import contents
+from openbook.book.segment_writer import SegmentWriter, writing
+from openbook.book.segments import folder_of
 from openbook.book.store import Book, open_book
+from openbook.book.tending import tend
 from openbook.lm.model import LanguageModel
 
 WINDOW, CONTEXT = 512, 128

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_specs import needs_kernels
 
-from openbook.book import approximate
+from openbook.book import approximate, neighbours, tending
 from openbook.book.approximate import Index, encode, estimate, extend, nearest, train, write
 from openbook.book.manifest import BookFault
 from openbook.book.neighbours import Neighbours, sound_index
+from openbook.book.segment_writer import SegmentWriter
 from openbook.book.segments import Listing
 from openbook.native import kernels
 
@@ -134,7 +135,13 @@ def test_a_damaged_index_is_said_to_be(tmp_path):
     starts_L[1] = 1 << 40
     rows_N = index.rows_N.copy()
     rows_N[5] = 200
-    for change in ({"starts_L": starts_L}, {"rows_N": rows_N}, {"rows_N": -rows_N}, {"rows_N": rows_N[:-1]}):
+    for change in (
+        {"starts_L": starts_L},
+        {"rows_N": rows_N},
+        {"rows_N": -rows_N},
+        {"rows_N": rows_N[:-1]},
+        {"starts_L": starts_L[:0]},
+    ):
         shutil.rmtree(tmp_path / "000002.lists")
         (tmp_path / "000002.lists").mkdir()
         for part in fields(Index):
@@ -142,22 +149,19 @@ def test_a_damaged_index_is_said_to_be(tmp_path):
         with pytest.raises(BookFault, match="damaged"):
             opened()
     placed()
-    for wrong in (replace(listing, width=21), replace(listing, indexed=199)):
+    for wrong in (replace(listing, width=21), replace(listing, indexed=199), replace(listing, indexed=201)):
         with pytest.raises(BookFault, match="damaged"):
             sound_index(tmp_path, wrong)
 
 
 def test_a_store_is_searched_without_the_kernels_as_with_them(tmp_path, monkeypatch):
-    from openbook.book import neighbours
-    from openbook.book.segments import SegmentWriter
-
-    monkeypatch.setattr(neighbours, "EXACT", 300)
+    monkeypatch.setattr(tending, "EXACT", 300)
     keys_NM = clustered(1, 900, 20)
     writer = SegmentWriter(tmp_path, 20)
     writer.append(("d", "h"), 0, 900, keys_NM, np.arange(900), np.arange(900))
-    neighbours.tend(writer)
+    tending.tend(writer)
     writer.append(("e", "h"), 0, 50, keys_NM[:50] + 0.1, np.arange(50), np.arange(50))
-    neighbours.tend(writer)
+    tending.tend(writer)
     q_QM = clustered(2, 6, 20)
     one = Neighbours(tmp_path).search(q_QM, 9)
     for module in (approximate, neighbours):

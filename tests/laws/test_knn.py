@@ -13,9 +13,10 @@ from test_mixture import Markov, chains, priors
 
 from openbook.answer.ask import write
 from openbook.book.embedder import HashedWords
-from openbook.book.neighbours import Found, Neighbours, open_neighbours, tend
-from openbook.book.segments import SegmentWriter
+from openbook.book.neighbours import Found, Neighbours, open_neighbours
+from openbook.book.segment_writer import SegmentWriter
 from openbook.book.store import open_book
+from openbook.book.tending import tend
 from openbook.errors import Fault
 from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.draft import Draft

@@ -15,12 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.book import neighbours as neighbours_module
-from openbook.book import segments as segments_module
+from openbook.book import segment_writer as writer_module
+from openbook.book import tending as tending_module
 from openbook.book.embedder import HashedWords
 from openbook.book.manifest import BookFault
-from openbook.book.neighbours import Neighbours, forget, open_neighbours, retain, tend
-from openbook.book.segments import LISTING, SegmentWriter, folder_of, read_listing
+from openbook.book.neighbours import Neighbours, open_neighbours
+from openbook.book.segment_writer import SegmentWriter
+from openbook.book.segments import LISTING, folder_of, read_listing
 from openbook.book.store import open_book
+from openbook.book.tending import forget, retain, tend
 from openbook.mix.memorise import CONTEXT, WINDOW, lasting, memorise, windows
 
 WIDTH = 12
@@ -74,8 +77,8 @@ def test_few_keys_are_compared_one_by_one_as_by_brute_force(tmp_path_factory, si
 
 
 def test_of_many_the_index_names_candidates_and_their_distances_are_exact(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "EXACT", 500)
-    monkeypatch.setattr(segments_module, "SEGMENT", 700)
+    monkeypatch.setattr(tending_module, "EXACT", 500)
+    monkeypatch.setattr(writer_module, "SEGMENT", 700)
     held = made(tmp_path, [2000, 100, 900], cut=300)
     listing = read_listing(tmp_path)
     assert listing.index and listing.indexed >= 2500
@@ -95,7 +98,7 @@ def test_of_many_the_index_names_candidates_and_their_distances_are_exact(tmp_pa
 
 
 def test_what_is_appended_after_the_index_was_made_is_found_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "EXACT", 500)
+    monkeypatch.setattr(tending_module, "EXACT", 500)
     made(tmp_path, [1500])
     writer = SegmentWriter(tmp_path)
     keys, values, offsets = rows(77, 20)
@@ -107,7 +110,7 @@ def test_what_is_appended_after_the_index_was_made_is_found_too(tmp_path, monkey
 
 
 def test_what_was_forgotten_is_in_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "EXACT", 300)
+    monkeypatch.setattr(tending_module, "EXACT", 300)
     folder = folder_of(tmp_path, "m")
     held = made(folder, [400, 250, 300], cut=90)
     needles = [held["d1"][0][i].astype(np.float16).tobytes() for i in (0, 100, 249)]
@@ -210,7 +213,7 @@ def test_appended_and_changed_is_as_built_at_once(tmp_path, notes, tiny_model):
 
 
 def test_a_kill_at_any_moment_costs_at_most_a_segment(tmp_path, notes, tiny_model, monkeypatch):
-    monkeypatch.setattr(segments_module, "SEGMENT", 64)
+    monkeypatch.setattr(writer_module, "SEGMENT", 64)
     whole = open_book(tmp_path / "whole")
     whole.add(notes, encoder=HashedWords())
     memorise(whole, tiny_model)
@@ -253,7 +256,7 @@ def test_a_writer_that_is_killed_for_good_is_followed_by_another(tmp_path, momen
     script = (
         "import numpy as np, itertools\n"
         "from pathlib import Path\n"
-        "from openbook.book.segments import SegmentWriter, writing\n"
+        "from openbook.book.segment_writer import SegmentWriter, writing\n"
         f"folder = Path({str(folder)!r})\n"
         "with writing(folder):\n"
         "    writer = SegmentWriter(folder, 4)\n"
@@ -271,7 +274,7 @@ def test_a_writer_that_is_killed_for_good_is_followed_by_another(tmp_path, momen
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
-    with segments_module.writing(folder):
+    with writer_module.writing(folder):
         writer = SegmentWriter(folder)
         stored = writer.stored()
     assert len(stored) >= seen + 1 and set(stored.values()) == {(9, 9)}
@@ -297,7 +300,29 @@ def test_damaged_files_are_said_to_be(tmp_path):
                 Neighbours(folder)
         path.write_bytes(whole)
     listing = json.loads((folder / LISTING).read_text())
-    for change in ({"segments": ["../../../etc"]}, {"width": -1}, {"index": "/etc/passwd"}, {"format": 9}, {"more": 1}):
+    pieces = json.loads((segment / "pieces.json").read_text())
+    for change in ({"start": "0"}, {"id": ["d0"]}, {"of": None}, {"more": 1}):
+        (segment / "pieces.json").write_text(json.dumps([{**pieces[0], **change}]))
+        with pytest.raises(BookFault, match="damaged"):
+            Neighbours(folder)
+    for text in ("[" * 100_000, "3", "null"):
+        (segment / "pieces.json").write_text(text)
+        with pytest.raises(BookFault, match="damaged"):
+            Neighbours(folder)
+    (segment / "pieces.json").write_text(json.dumps(pieces))
+    sums = np.load(segment / "sums.npy")
+    np.save(segment / "sums.npy", sums * np.nan)
+    with pytest.raises(BookFault, match="damaged"):
+        Neighbours(folder)
+    np.save(segment / "sums.npy", sums)
+    for change in (
+        {"next": 1},
+        {"segments": ["../../../etc"]},
+        {"width": -1},
+        {"index": "/etc/passwd"},
+        {"format": 9},
+        {"more": 1},
+    ):
         (folder / LISTING).write_text(json.dumps({**listing, **change}))
         with pytest.raises(BookFault, match="damaged"):
             Neighbours(folder)
@@ -320,7 +345,7 @@ def test_what_a_writer_removed_meanwhile_is_opened_anew(tmp_path, monkeypatch):
 
 
 def test_an_index_covers_no_more_than_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "EXACT", 300)
+    monkeypatch.setattr(tending_module, "EXACT", 300)
     made(tmp_path, [400])
     listing = json.loads((tmp_path / LISTING).read_text())
     for change in ({"index": None}, {"indexed": 0}, {"indexed": 401}, {"segments": [], "indexed": 400}):
@@ -330,7 +355,7 @@ def test_an_index_covers_no_more_than_there_is(tmp_path, monkeypatch):
 
 
 def test_rows_of_few_documents_are_found_whatever_list_they_are_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "EXACT", 500)
+    monkeypatch.setattr(tending_module, "EXACT", 500)
     monkeypatch.setattr(neighbours_module, "PROBES", 1)
     held = made(tmp_path, [2000, 6])
     assert read_listing(tmp_path).indexed == 2006
@@ -350,7 +375,7 @@ def test_a_datastore_of_which_all_was_forgotten_has_no_neighbours(tmp_path):
 
 
 def test_two_writers_are_one_too_many(tmp_path):
-    first, second = (segments_module.writing(tmp_path / "s") for _ in range(2))
+    first, second = (writer_module.writing(tmp_path / "s") for _ in range(2))
     with first, pytest.raises(BookFault, match="another process"), second:
         pass
 
