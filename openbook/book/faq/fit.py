@@ -1,15 +1,15 @@
 """Weights and a threshold for one knowledge base, from nothing but itself.
 
-**Pseudo-questions.** A sentence of an answer, which is taken out of that answer for the time being, should find it; so
-should one of several questions of an entry, taken out likewise; and half the words of its only question. For each the
-entry it was made of is right, all others are wrong.
+**Pseudo-questions.** One of several questions of an entry, taken out of it for the time being, should find it: a
+*wording*. Where there are few, so should half the words of its only question, and a sentence of its answer, taken out
+likewise. For each the entry it was made of is right, all others are wrong.
 
-**Weights.** w ≥ 0 maximises the mean log of softmax(F w) at the right entry, less `PULL` · |w − w₀|²: a knowledge base
-that says little about the weights keeps those that suit most; one in a language that the encoder cannot read turns to
-words.
+**Weights.** w ≥ 0 maximises the mean log of softmax(F w) at the right entry, less p · |w − w₀|²: a knowledge base that
+says little about the weights keeps those that suit most; one in a language that the encoder cannot read turns to words.
+p is `PULL`, and `PULL_WORDINGS` where there are `ENOUGH` wordings to fit to those alone.
 
-**Threshold.** Each pseudo-question that was a question (a sentence is longer and says more, so where there are
-`ENOUGH` others none is) is asked twice: as it is, and with its entry left out, as if it were out of scope.
+**Threshold.** Each pseudo-question that is most like a question (a wording, else half of one, a sentence only where
+there is nothing else) is asked twice: as it is, and with its entry left out, as if it were out of scope.
 The confidence is logistic in the best score and its lead over the next entry; the threshold is the lowest at which the
 asked precision holds on pseudo-questions, half of them out of scope.
 
@@ -33,12 +33,14 @@ from openbook.book.faq.index import FEATURES, Asked, Found, Index
 from openbook.book.faq.pairs import key
 
 Weights = npt.NDArray[np.float64]
+Seen = tuple[Found, npt.NDArray[np.bool_]]
+"""What a pseudo-question finds, and which of it is right."""
 PRIOR = np.array([3.0, 3.0, 3.0, 10.0, 5.0, 10.0])
 """w₀, of `FEATURES`."""
-PULL = 0.01
-SAMPLE, KEPT = 400, 64
-"""Entries that pseudo-questions are made of, and candidates of each that it is told from."""
-ENOUGH = 20
+PULL, PULL_WORDINGS = 0.01, 0.001
+SAMPLE, KEPT = 800, 64
+"""Pseudo-questions, and candidates of each that its entry is told from."""
+ENOUGH = 50
 LEAST_WORDS = 4
 """Of a sentence that is to be a question."""
 PRECISION = 0.95
@@ -83,7 +85,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class _Pseudo:
+class Pseudo:
     """A pseudo-question: its text, the entry it is of, and what of that entry it is."""
 
     text: str
@@ -95,35 +97,53 @@ class _Pseudo:
 def fit(
     index: Index, entries: Sequence[Entry], encoder: Embedder, precision: float = PRECISION, seed: int = 0
 ) -> Fitted:
-    """Fit weights, then the confidence, to pseudo-questions of a drawn part of the entries."""
+    """Fit weights, then the confidence, to pseudo-questions of the entries, drawn with a seed."""
     made = pseudo_questions(entries, np.random.default_rng(seed))
     if len(entries) < 2 or not made:
         return Fitted(PRIOR, UNTOLD)
-    vectors = np.asarray(encoder.embed([one.text for one in made]), np.float32)
+    vectors = _vectors(index, made, encoder)
     seen = [_seen(index, entries, one, v_M) for one, v_M in zip(made, vectors, strict=True)]
-    weights_K = _weights([found for found, _ in seen], [right_C for _, right_C in seen])
+    wordings = [told for told, one in zip(seen, made, strict=True) if one.question is not None]
     asked = [told for told, one in zip(seen, made, strict=True) if one.sentence is None]
-    return Fitted(weights_K, _calibrated(asked if len(asked) >= ENOUGH else seen, weights_K, precision))
+    many = len(wordings) >= ENOUGH
+    weights_K = _weights(wordings if many else seen, PULL_WORDINGS if many else PULL)
+    likest = wordings if many else asked if len(asked) >= ENOUGH // 2 else seen
+    return Fitted(weights_K, _calibrated(likest, weights_K, precision))
 
 
-def pseudo_questions(entries: Sequence[Entry], chance: np.random.Generator) -> list[_Pseudo]:
-    """Pseudo-questions of at most `SAMPLE` entries."""
+def pseudo_questions(entries: Sequence[Entry], chance: np.random.Generator) -> list[Pseudo]:
+    """At most `SAMPLE` pseudo-questions: of each kind the same share, if there are as many."""
     drawn = np.sort(chance.permutation(len(entries))[:SAMPLE]).tolist()
-    return [one for at in drawn for one in _of_entry(entries[at], at, chance)]
+    kinds: tuple[list[Pseudo], ...] = ([], [], [])
+    for at in drawn:
+        entry = entries[at]
+        if len(entry.questions) > 1:
+            kinds[0].extend(Pseudo(question, at, question=i) for i, question in enumerate(entry.questions))
+        elif _units(entry.questions[0]) >= LEAST_WORDS:
+            kinds[1].append(Pseudo(_half(entry.questions[0], chance), at))
+        said = [i for i, text in enumerate(entry.sentences) if _units(text) >= LEAST_WORDS]
+        if len(entry.sentences) > 1 and said:
+            chosen = said[int(chance.integers(len(said)))]
+            kinds[2].append(Pseudo(entry.sentences[chosen], at, sentence=chosen))
+    if len(kinds[0]) >= ENOUGH:
+        kinds = (kinds[0], [], [])
+    share = SAMPLE // max(1, sum(map(bool, kinds)))
+    return [kind[i] for kind in kinds for i in np.sort(chance.permutation(len(kind))[:share]).tolist()]
 
 
-def _of_entry(entry: Entry, at: int, chance: np.random.Generator) -> list[_Pseudo]:
-    made = []
-    said = [i for i, text in enumerate(entry.sentences) if _units(text) >= LEAST_WORDS]
-    if len(entry.sentences) > 1 and said:
-        chosen = said[int(chance.integers(len(said)))]
-        made.append(_Pseudo(entry.sentences[chosen], at, sentence=chosen))
-    if len(entry.questions) > 1:
-        chosen = int(chance.integers(len(entry.questions)))
-        made.append(_Pseudo(entry.questions[chosen], at, question=chosen))
-    elif _units(entry.questions[0]) >= LEAST_WORDS:
-        made.append(_Pseudo(_half(entry.questions[0], chance), at))
-    return made
+def _vectors(index: Index, made: Sequence[Pseudo], encoder: Embedder) -> list[Any]:
+    """Their vectors: what is an entry's own is there already."""
+    halves = [one.text for one in made if one.question is None and one.sentence is None]
+    fresh = iter(np.asarray(encoder.embed(halves), np.float32) if halves else ())
+    found = []
+    for one in made:
+        if one.question is not None:
+            found.append(index.questions_VM[index.questions_N1[one.entry] + one.question])
+        elif one.sentence is not None:
+            found.append(index.sentences_SM[index.sentences_N1[one.entry] + one.sentence])
+        else:
+            found.append(next(fresh))
+    return found
 
 
 _UNIT = re.compile(r"[\u2e80-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]{1,2}|\S[^\s\u2e80-\ud7af]*")
@@ -140,7 +160,7 @@ def _half(question: str, chance: np.random.Generator) -> str:
     return "".join(found[i][0] if found[i][0] > "\u2e80" else f" {found[i][0]}" for i in kept).strip()
 
 
-def _seen(index: Index, entries: Sequence[Entry], one: _Pseudo, vector_M: Any) -> tuple[Found, npt.NDArray[np.bool_]]:
+def _seen(index: Index, entries: Sequence[Entry], one: Pseudo, vector_M: Any) -> Seen:
     """What a pseudo-question finds, its own entry (as `without`) among it, and which of it is right."""
     asked = Asked.of(one.text, vector_M)
     found = index.find(asked, PRIOR)
@@ -159,13 +179,13 @@ def _seen(index: Index, entries: Sequence[Entry], one: _Pseudo, vector_M: Any) -
     return told, right
 
 
-def _weights(seen: Sequence[Found], right: Sequence[npt.NDArray[np.bool_]]) -> Weights:
+def _weights(seen: Sequence[Seen], pull: float) -> Weights:
     from scipy.optimize import minimize
 
-    longest = max(len(one.entries_C) for one in seen)
+    longest = max(len(one.entries_C) for one, _ in seen)
     features_QCK = np.zeros((len(seen), longest, len(FEATURES)))
     there_QC, right_QC = (np.zeros((len(seen), longest), bool) for _ in range(2))
-    for row, (one, of_it) in enumerate(zip(seen, right, strict=True)):
+    for row, (one, of_it) in enumerate(seen):
         count = len(one.entries_C)
         features_QCK[row, :count], there_QC[row, :count], right_QC[row, :count] = one.features_CK, True, of_it
 
@@ -176,7 +196,7 @@ def _weights(seen: Sequence[Found], right: Sequence[npt.NDArray[np.bool_]]) -> W
         pushed_QC = scores_QC / all_Q[:, None] - scores_QC * right_QC / right_Q[:, None]
         slope_K = np.einsum("qc,qck->k", pushed_QC, features_QCK) / len(seen)
         away_K = w_K - PRIOR
-        return float(np.log(all_Q / right_Q).mean() + PULL * away_K @ away_K), slope_K + 2 * PULL * away_K
+        return float(np.log(all_Q / right_Q).mean() + pull * away_K @ away_K), slope_K + 2 * pull * away_K
 
     found = minimize(loss, PRIOR, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(PRIOR))
     weights_K: Weights = np.asarray(found.x, np.float64)
@@ -191,9 +211,7 @@ def best_and_lead(scores_C: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(first), float(first - second)
 
 
-def _calibrated(
-    seen: Sequence[tuple[Found, npt.NDArray[np.bool_]]], weights_K: Weights, precision: float
-) -> Calibration:
+def _calibrated(seen: Sequence[Seen], weights_K: Weights, precision: float) -> Calibration:
     rows, truth, inside = [], [], []
     for found, right_C in seen:
         scores_C = found.scores(weights_K)

@@ -7,7 +7,7 @@
 | `parts` | tf–idf cosine of three and four characters | its most similar question |
 | `meaning` | cosine of vectors | its most similar question |
 | `meaning_answer` | cosine | the answer's most similar sentence |
-| `meaning_pair` | cosine | the mean of its questions and its answer's sentences |
+| `meaning_pair` | cosine | its questions' mean and its answer's sentences' mean, added |
 
 Shapes: N entries, V their questions, S sentences of their answers, R rejected questions, M width, K features, C
 candidates.
@@ -32,6 +32,8 @@ FEATURES = ("words", "words_pair", "parts", "meaning", "meaning_answer", "meanin
 ANSWER = FEATURES.index("meaning_answer")
 CANDIDATES = 512
 """Entries whose answers are compared sentence by sentence: the best by everything else."""
+QUESTIONS_WEIGH = 3
+"""Questions of an entry up to which their mean counts the more in `meaning_pair`, where the answer counts once."""
 HELD_BACK = 30.0
 """What a whole of cosine costs an entry by which a question is nearer to one it was rejected for than to its own."""
 
@@ -94,7 +96,9 @@ class Index:
         asked = [hashed(words(question)) for entry in entries for question in entry.questions]
         return cls(
             questions_N1, sentences_N1, rejected_N1, questions_VM, sentences_SM, rejected_RM,
-            unit(_means(questions_VM, questions_N1) + _means(sentences_SM, sentences_N1)),
+            _pairs(
+                _means(questions_VM, questions_N1), _means(sentences_SM, sentences_N1), np.diff(questions_N1)
+            ),
             Terms.of(asked),
             Terms.of([_all_words(entry.questions, entry.pair.answer) for entry in entries]),
             Terms.of([hashed(parts(q)) for entry in entries for q in entry.questions], cosine=True),
@@ -157,7 +161,7 @@ class Index:
         q_VM = q_VM if question is None else np.delete(q_VM, question, 0)
         s_SM = s_SM if sentence is None else np.delete(s_SM, sentence, 0)
         answer = entry.pair.answer if sentence is None else "\n".join(said)
-        pair_M = unit((_mean(q_VM) + _mean(s_SM))[None])[0]
+        pair_M = _pairs(_mean(q_VM)[None], _mean(s_SM)[None], np.array([len(q_VM)]))[0]
         return np.array(
             [
                 max((self.words.score(asked.words, hashed(words(q))) for q in questions), default=0.0),
@@ -236,6 +240,11 @@ def _means(rows: Array, starts_N1: npt.NDArray[np.int64]) -> Array:
     if len(starts_N1) < 2:
         return np.zeros((0, rows.shape[1]), np.float32)
     return unit(np.add.reduceat(rows, starts_N1[:-1], axis=0))
+
+
+def _pairs(questions_NM: Array, sentences_NM: Array, counts_N: npt.NDArray[np.int64]) -> Array:
+    """Where each entry's pair lies: its answer, and its questions `QUESTIONS_WEIGH` times as heavy, if so many."""
+    return unit(questions_NM * np.minimum(counts_N, QUESTIONS_WEIGH)[:, None] + sentences_NM)
 
 
 def _mean(rows: Array) -> Array:

@@ -25,6 +25,8 @@ from openbook.book.manifest import BookFault
 from openbook.book.store import Book
 
 EMBED_AT_ONCE = 64
+LISTED = 64
+"""Entries that a question is told of."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -83,7 +85,7 @@ class Knowledge:
         rank: dict[str, int] = {}
         for what in keys:  # answers to one question stand together, where its best stands
             rank.setdefault(what, len(rank))
-        places = sorted(range(len(order)), key=lambda place: rank[keys[place]])
+        places = sorted(range(len(order)), key=lambda place: rank[keys[place]])[:LISTED]
         matches = tuple(
             Match(
                 self.entries[found.entries_C[order[place]]],
