@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +107,8 @@ def text_or_file(given: str) -> str:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # what is too long for a name is a text
             raise Fault(f"{given} cannot be read: {error.strerror}; check its permissions") from error
+    if text == given and not re.search(r"\s", given) and file.suffix in (".txt", ".md", ".rst", ".py", ".html"):
+        remark(f"there is no file {given}: it is taken as the text itself")
     if not text.strip():
         raise Fault(f"{given if text != given else 'the text'} is empty; give some words to go on with")
     return text

@@ -65,7 +65,8 @@ def _show(made: dict[str, Any]) -> None:
     grid = Table("planted", *(Column(way, justify="right") for way in ways))
     grid.add_row("nothing: right answers", *(f"{made['right before'][way]:.0f}" for way in ways))
     for name, by in made["attacks"].items():
-        grid.add_row(name, *(f"{by[way]['succeeded']:.0f} / {by[way]['lost']:.0f}" for way in ways))
+        shares = [[by[way]["succeeded"], by[way]["lost"]] for way in ways]
+        grid.add_row(name, *(" / ".join("–" if x is None else f"{x:.0f}" for x in both) for both in shares))
     console.print(grid)
     for name, value in made["certificates"].items():
         console.print(f"{name}: {value:,}")

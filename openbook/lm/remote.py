@@ -122,7 +122,8 @@ class Remote:
         try:
             status, reply = self._exchange(urlsplit(self.address).path + path, json.dumps(body).encode(), headers)
         except (OSError, http.client.HTTPException) as error:
-            raise Fault(f"{self.address} cannot be asked: {error or type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise Fault(f"{self.address} cannot be asked: {why}; does a server run there?") from error
         if status != 200:
             words = " ".join(reply[:300].decode("utf-8", "replace").split())
             raise Fault(f"{self.address} answers with status {status}: {words}")

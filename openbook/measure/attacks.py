@@ -332,7 +332,7 @@ def table(outcomes: Sequence[Outcome], robust: int) -> dict[str, object]:
         "certified words changed": sum(o.held.count(False) for o in outcomes),
         "cut answers that contradict each other": sum(not o.begins_alike for o in allowed),
     }
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+    rows: dict[str, dict[str, dict[str, float | None]]] = {}
     for name in dict.fromkeys(o.attack for o in outcomes):
         chosen = [o for o in outcomes if o.attack == name]
         rows[name] = {way: _shares(chosen, way) for way in ways}
@@ -340,11 +340,12 @@ def table(outcomes: Sequence[Outcome], robust: int) -> dict[str, object]:
     return {"questions": len(firsts), "right before": right, "attacks": rows, "certificates": certificates}
 
 
-def _shares(outcomes: Sequence[Outcome], way: str) -> dict[str, float]:
+def _shares(outcomes: Sequence[Outcome], way: str) -> dict[str, float | None]:
+    """In per cent; nothing is lost where nothing was right, nor kept: None."""
     said = [contains(o.bad[way].text, [o.case.target.wrong]) for o in outcomes]
     had = [o for o in outcomes if contains(o.clean[way].text, o.case.question.golds)]
     lost = [1.0 - contains(o.bad[way].text, o.case.question.golds) for o in had]
-    return {"succeeded": _mean(said), "lost": _mean(lost)}
+    return {"succeeded": _mean(said), "lost": _mean(lost) if had else None}
 
 
 def _mean(values: Sequence[float]) -> float:

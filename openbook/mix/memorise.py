@@ -78,7 +78,7 @@ def memorise(book: Book, model: LanguageModel, progress: Progress | None = None)
 
     In a stream, in bounded memory; what was stored counts, so an interrupted call goes on where it stood at the last
     segment. Rows of contents that are no longer in the live version stay: earlier versions have them
-    (`openbook.book.neighbours.forget` and `retain` remove). `BookFault` where another process does the same.
+    (`openbook.book.tending.forget` and `retain` remove). `BookFault` where another process does the same.
     """
     began, rows, documents = time.monotonic(), 0, 0
     folder = folder_of(book.path, model.fingerprint)

@@ -193,7 +193,7 @@ def test_clean_up_after_going_back_gives_the_space_back(book: Book) -> None:
 def test_clean_up_keeps_the_neighbours_of_what_stays(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[set[tuple[str, str]]] = []
     (book.path / "neighbours").mkdir()
-    monkeypatch.setattr("openbook.book.neighbours.retain", lambda path, documents: kept.append(documents))
+    monkeypatch.setattr("openbook.book.tending.retain", lambda path, documents: kept.append(documents))
     book.prune(1)
     book.untag("first")
     book.prune(1)
