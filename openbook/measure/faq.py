@@ -198,7 +198,7 @@ def _abstaining(
     sure, right = [], []
     for features in (inside, outside):
         best_QG = _best_of(features @ knowledge.fitted.weights_K, group_N) if len(features) else np.zeros((0, 1))
-        sure.append(np.array([calibration.confidence(*best_and_lead(row)) for row in best_QG]))
+        sure.append(np.array([calibration.confidence(*best_and_lead(row, np.arange(len(row)))) for row in best_QG]))
         right.append(best_QG.argmax(1))
     correct_Q = right[0] == gold_Q
     answered_Q, foreign_Q = (one >= calibration.threshold for one in sure)

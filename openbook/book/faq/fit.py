@@ -10,8 +10,8 @@ p is `PULL`, and `PULL_WORDINGS` where there are `ENOUGH` wordings to fit to tho
 
 **Threshold.** Each pseudo-question that is most like a question (a wording, else half of one, a sentence only where
 there is nothing else) is asked twice: as it is, and with its entry left out, as if it were out of scope.
-The confidence is logistic in the best score and its lead over the next entry; the threshold is the lowest at which the
-asked precision holds on pseudo-questions, half of them out of scope.
+The confidence is logistic in the best score and its lead over the next question; the threshold is the lowest at which
+the asked precision holds on pseudo-questions, `OUTSIDE` of them out of scope.
 
 Shapes: Q pseudo-questions, C candidates, K features.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ PULL, PULL_WORDINGS = 0.01, 0.001
 SAMPLE, KEPT = 800, 64
 """Pseudo-questions, and candidates of each that its entry is told from."""
 ENOUGH = 50
+OUTSIDE = 0.2
+"""Share of questions without an answer on file that the threshold reckons with."""
 LEAST_WORDS = 4
 """Of a sentence that is to be a question."""
 PRECISION = 0.95
@@ -48,10 +50,10 @@ PRECISION = 0.95
 
 @dataclass(frozen=True)
 class Calibration:
-    """confidence = σ(bias + score · s + lead · l), s the best score and l its lead over the next entry.
+    """confidence = σ(bias + score · s + lead · l), s the best score and l its lead over the next question.
 
     Answered from `threshold` on: so many pseudo-questions in scope are (`coverage`), so many of the answers to all
-    pseudo-questions, half of them out of scope, are right (`precision`); `asked` were in scope.
+    pseudo-questions, `OUTSIDE` of them out of scope, are right (`precision`); `asked` were in scope.
     """
 
     bias: float
@@ -102,13 +104,27 @@ def fit(
     if len(entries) < 2 or not made:
         return Fitted(PRIOR, UNTOLD)
     vectors = _vectors(index, made, encoder)
-    seen = [_seen(index, entries, one, v_M) for one, v_M in zip(made, vectors, strict=True)]
+    asked_N = threads(entries)
+    seen = [_seen(index, entries, asked_N, one, v_M) for one, v_M in zip(made, vectors, strict=True)]
     wordings = [told for told, one in zip(seen, made, strict=True) if one.question is not None]
     asked = [told for told, one in zip(seen, made, strict=True) if one.sentence is None]
     many = len(wordings) >= ENOUGH
     weights_K = _weights(wordings if many else seen, PULL_WORDINGS if many else PULL)
     likest = wordings if many else asked if len(asked) >= ENOUGH // 2 else seen
-    return Fitted(weights_K, _calibrated(likest, weights_K, precision))
+    return Fitted(weights_K, _calibrated(likest, asked_N, weights_K, precision))
+
+
+def threads(entries: Sequence[Entry]) -> npt.NDArray[np.int64]:
+    """A number `[N]` for the first question of each entry: answers to the same one share it."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(key(entry.questions[0]), len(numbers)) for entry in entries], np.int64)
+
+
+def best_and_lead(scores_C: Weights, threads_C: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The best score and its lead over the best answer to another question; without one it leads by its whole score."""
+    best = int(scores_C.argmax())
+    others_C = scores_C[threads_C != threads_C[best]]
+    return float(scores_C[best]), float(scores_C[best] - (others_C.max() if len(others_C) else 0.0))
 
 
 def pseudo_questions(entries: Sequence[Entry], chance: np.random.Generator) -> list[Pseudo]:
@@ -160,12 +176,11 @@ def _half(question: str, chance: np.random.Generator) -> str:
     return "".join(found[i][0] if found[i][0] > "\u2e80" else f" {found[i][0]}" for i in kept).strip()
 
 
-def _seen(index: Index, entries: Sequence[Entry], one: Pseudo, vector_M: Any) -> Seen:
+def _seen(index: Index, entries: Sequence[Entry], asked_N: npt.NDArray[np.int64], one: Pseudo, vector_M: Any) -> Seen:
     """What a pseudo-question finds, its own entry (as `without`) among it, and which of it is right."""
     asked = Asked.of(one.text, vector_M)
     found = index.find(asked, PRIOR)
     best = np.argsort(-found.scores(PRIOR), kind="stable")[:KEPT]
-    same = key(entries[one.entry].questions[0])
     others = [i for i in best.tolist() if found.entries_C[i] != one.entry]
     own_K = index.without(asked, entries[one.entry], one.entry, one.question, one.sentence)
     numbers = np.append(found.entries_C[others], one.entry)
@@ -175,8 +190,7 @@ def _seen(index: Index, entries: Sequence[Entry], one: Pseudo, vector_M: Any) ->
         np.append(found.held_C[others], np.float32(0)),
     )
     # Other answers to the very question are no mistakes.
-    right = np.array([n == one.entry or key(entries[n].questions[0]) == same for n in numbers.tolist()])
-    return told, right
+    return told, asked_N[numbers] == asked_N[one.entry]
 
 
 def _weights(seen: Sequence[Seen], pull: float) -> Weights:
@@ -203,37 +217,27 @@ def _weights(seen: Sequence[Seen], pull: float) -> Weights:
     return weights_K
 
 
-def best_and_lead(scores_C: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The best score and its lead over the second; alone it leads by its whole score."""
-    if len(scores_C) < 2:
-        return float(scores_C[0]), float(scores_C[0])
-    second, first = np.partition(scores_C, -2)[-2:]
-    return float(first), float(first - second)
-
-
-def _calibrated(seen: Sequence[Seen], weights_K: Weights, precision: float) -> Calibration:
+def _calibrated(
+    seen: Sequence[Seen], asked_N: npt.NDArray[np.int64], weights_K: Weights, precision: float
+) -> Calibration:
     rows, truth, inside = [], [], []
     for found, right_C in seen:
-        scores_C = found.scores(weights_K)
-        # The lead is over what would be a mistake: other answers to the same question are none.
-        best = int(scores_C.argmax())
-        rival = scores_C[~right_C].max() if right_C[best] and (~right_C).any() else None
-        first, lead = best_and_lead(scores_C)
-        rows.append((first, lead if rival is None else first - float(rival)))
-        truth.append(bool(right_C[best]))
+        scores_C, asked_C = found.scores(weights_K), asked_N[found.entries_C]
+        rows.append(best_and_lead(scores_C, asked_C))
+        truth.append(bool(right_C[scores_C.argmax()]))
         inside.append(True)
-        if (~right_C).sum() > 1:
-            rows.append(best_and_lead(scores_C[~right_C]))
+        if not right_C.all():
+            rows.append(best_and_lead(scores_C[~right_C], asked_C[~right_C]))
             truth.append(False)
             inside.append(False)
-    X, y, scope = np.array(rows), np.array(truth, float), np.array(inside)
-    bias, score, lead = _logistic(X, y)
-    made = Calibration(bias, score, lead, 0.5, 0.0, 0.0, int(scope.sum()), precision)
-    sure = np.array([made.confidence(*row) for row in rows])
-    return _threshold(made, sure, y.astype(bool), scope)
+    X, right_R, inside_R = np.array(rows), np.array(truth), np.array(inside)
+    weights_R = np.where(inside_R, 1 - OUTSIDE, OUTSIDE)
+    made = Calibration(*_logistic(X, right_R, weights_R), 0.5, 0.0, 0.0, int(inside_R.sum()), precision)
+    sure_R = np.array([made.confidence(*row) for row in rows])
+    return _threshold(made, sure_R, right_R, inside_R, weights_R)
 
 
-def _logistic(X: Weights, y: Weights) -> tuple[float, float, float]:
+def _logistic(X: Weights, right_R: Any, weights_R: Weights) -> tuple[float, float, float]:
     """Bias and two slopes ≥ 0 by likelihood, held a little towards 0: what can be parted would be parted for ever."""
     from scipy.optimize import minimize
 
@@ -242,22 +246,20 @@ def _logistic(X: Weights, y: Weights) -> tuple[float, float, float]:
 
     def loss(w: Weights) -> float:
         z = w[0] + Z @ w[1:]
-        return float(np.logaddexp(0, np.where(y > 0, -z, z)).mean() + 1e-3 * (w[1:] ** 2).sum())
+        lost_R = np.logaddexp(0, np.where(right_R, -z, z))
+        return float(lost_R @ weights_R / weights_R.sum() + 1e-3 * (w[1:] ** 2).sum())
 
     found = minimize(loss, np.array([0.0, 1.0, 1.0]), method="L-BFGS-B", bounds=[(-20, 20), (0, None), (0, None)])
     slopes = found.x[1:] / spread
     return float(found.x[0] - slopes @ middle), float(slopes[0]), float(slopes[1])
 
 
-def _threshold(made: Calibration, sure: Weights, right: npt.NDArray[np.bool_], scope: Any) -> Calibration:
+def _threshold(made: Calibration, sure_R: Weights, right_R: Any, inside_R: Any, weights_R: Weights) -> Calibration:
     """The lowest confidence from which on the precision holds; where none does, the highest there is."""
-    order = np.argsort(-sure, kind="stable")
-    held = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    last = np.append(np.diff(sure[order]) != 0, True)  # equal confidences are answered together
-    enough = np.flatnonzero((held >= made.wanted) & last)
-    at = int(enough[-1]) if len(enough) else int(np.flatnonzero(last)[0])
-    answered = order[: at + 1]
-    return Calibration(
-        made.bias, made.score, made.lead, float(sure[order[at]]), float(held[at]),
-        float(scope[answered].sum() / max(1, scope.sum())), made.asked, made.wanted,
-    )  # fmt: skip
+    order = np.argsort(-sure_R, kind="stable")
+    held_R = np.cumsum((right_R * weights_R)[order]) / np.cumsum(weights_R[order])
+    last_R = np.append(np.diff(sure_R[order]) != 0, True)  # equal confidences are answered together
+    enough = np.flatnonzero((held_R >= made.wanted) & last_R)
+    at = int(enough[-1] if len(enough) else np.flatnonzero(last_R)[0])
+    covered = float(inside_R[order[: at + 1]].sum() / max(1, inside_R.sum()))
+    return replace(made, threshold=float(sure_R[order[at]]), precision=float(held_R[at]), coverage=covered)

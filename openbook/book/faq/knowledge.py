@@ -16,7 +16,7 @@ from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.faq import kept
 from openbook.book.faq.entries import Entry, fold
-from openbook.book.faq.fit import PRECISION, Fitted, fit
+from openbook.book.faq.fit import PRECISION, Fitted, best_and_lead, fit, threads
 from openbook.book.faq.index import FEATURES, Asked, Index, texts_of
 from openbook.book.faq.learn import judgements_of
 from openbook.book.faq.pairs import MAX_QUESTION, key
@@ -80,29 +80,26 @@ class Knowledge:
         weights_K = self.fitted.weights_K
         found = self.index.find(asked, weights_K)
         scores_C = found.scores(weights_K)
+        asked_C = self._threads_N[found.entries_C]
         order = np.lexsort((found.entries_C, -scores_C)).tolist()
-        keys = [self._keys[found.entries_C[i]] for i in order]
-        rank: dict[str, int] = {}
-        for what in keys:  # answers to one question stand together, where its best stands
-            rank.setdefault(what, len(rank))
-        places = sorted(range(len(order)), key=lambda place: rank[keys[place]])[:LISTED]
+        rank: dict[int, int] = {}
+        for i in order:  # answers to one question stand together, where its best stands
+            rank.setdefault(int(asked_C[i]), len(rank))
+        places = sorted(order, key=lambda i: rank[int(asked_C[i])])[:LISTED]
         matches = tuple(
             Match(
-                self.entries[found.entries_C[order[place]]],
-                int(found.entries_C[order[place]]),
-                float(scores_C[order[place]]),
-                dict(zip(FEATURES, found.features_CK[order[place]].tolist(), strict=True)),
+                self.entries[found.entries_C[i]],
+                int(found.entries_C[i]),
+                float(scores_C[i]),
+                dict(zip(FEATURES, found.features_CK[i].tolist(), strict=True)),
             )
-            for place in places
+            for i in places
         )
-        first = matches[0]
-        second = next((scores_C[i] for i, what in zip(order, keys, strict=True) if rank[what]), None)
-        lead = first.score if second is None else first.score - float(second)
-        return Matches(matches, self.fitted.calibration.confidence(first.score, lead))
+        return Matches(matches, self.fitted.calibration.confidence(*best_and_lead(scores_C, asked_C)))
 
     @cached_property
-    def _keys(self) -> list[str]:
-        return [key(entry.questions[0]) for entry in self.entries]
+    def _threads_N(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        return threads(self.entries)
 
 
 def open_knowledge(
