@@ -37,18 +37,14 @@ def render_html(answer: Mapping[str, Any]) -> str:
     reading = read(answer)
     style = palette.stylesheet() + _part("page.css")
     script = _part("page.js")
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     length = len(reading.text)
     return _template().render(
         r=reading,
         size="short" if length < LONG else "long" if length < VERY_LONG else "very-long",
-        policy=policy,
-        style=_markup(style),
-        script=_markup(script),
-        data=_markup(embedded_json(answer)),
+        policy=policy_of(style, script),
+        style=markup(style),
+        script=markup(script),
+        data=markup(embedded_json(answer)),
     )
 
 
@@ -76,6 +72,14 @@ def _finite(value: object) -> object:
     return value
 
 
+def policy_of(style: str, script: str) -> str:
+    """The policy of a page that has this style and this script, and nothing from anywhere else."""
+    return (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -84,7 +88,7 @@ def _part(name: str) -> str:
     return files("openbook.answer.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _markup(trusted: str) -> str:
+def markup(trusted: str) -> str:
     """Marks our own style, our own script and JSON made safe above as what the template may write unescaped."""
     from markupsafe import Markup
 

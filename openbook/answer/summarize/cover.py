@@ -1,0 +1,73 @@
+"""Which texts to read when all cannot be: those that together stand for most of what has to do with the question.
+
+Facility location under a budget of tokens (Lin and Bilmes 2011, "A class of submodular functions for document
+summarization"): of texts p that weigh ρ_p, those A are read that make
+
+    F(A) = Σ_p ρ_p max_{a ∈ A} max(0, cos(p, a))
+
+large. F is monotone and submodular. Greedily the text is taken that adds most a token; the result, or the best single
+text if that is better, has at least (1 − 1/e)/2 of the best F that the budget allows.
+
+Shapes: P texts, C candidates, M width of a vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+SHARP = 0.1
+"""Temperature of ρ: a text whose cosine with the question is so much lower weighs 1/e."""
+CANDIDATES = 1024
+"""Texts that may be read: those that weigh most."""
+
+
+def weights(cosines_P: Array) -> Array:
+    """ρ: how much each text has to do with the question, from its cosine; they sum to 1."""
+    if not len(cosines_P):
+        return np.zeros(0)
+    raised = np.exp((cosines_P - cosines_P.max()) / SHARP)
+    shares: Array = raised / raised.sum()
+    return shares
+
+
+def cover(vectors_PM: Vectors, weights_P: Array, tokens_P: npt.NDArray[np.int64], budget: int) -> list[int]:
+    """The texts to read, in the order they were taken; together they cost at most `budget` tokens.
+
+    `vectors_PM` are unit vectors. Ties fall to the earlier text.
+    """
+    able = np.flatnonzero((tokens_P <= budget) & (tokens_P > 0))
+    heaviest = np.argsort(-weights_P[able], kind="stable")[:CANDIDATES]
+    able_C = np.sort(able[heaviest])
+    if not len(able_C):
+        return []
+    like_PC = np.maximum(vectors_PM @ vectors_PM[able_C].T, 0.0)
+    cost_C, best_P = tokens_P[able_C].astype(float), np.zeros(len(vectors_PM), dtype=np.float32)
+    chosen, left, free_C = list[int](), float(budget), np.ones(len(able_C), dtype=bool)
+    alone_C = weights_P @ like_PC
+    while (free_C := free_C & (cost_C <= left)).any():
+        gain_C = weights_P @ np.maximum(like_PC - best_P[:, None], 0.0)
+        c = int(np.where(free_C, gain_C / cost_C, -1.0).argmax())
+        if gain_C[c] <= 0:
+            break
+        chosen.append(c)
+        free_C[c] = False
+        left -= cost_C[c]
+        best_P = np.maximum(best_P, like_PC[:, c])
+    single = int(alone_C.argmax())
+    if alone_C[single] > float(weights_P @ best_P) + 1e-9:
+        chosen = [single]
+    return [int(able_C[c]) for c in chosen]
+
+
+def stands_for(vectors_PM: Vectors, weights_P: Array, points_NM: Vectors) -> Array:
+    """Of the weight of all texts, the share that is nearer to each point than to the other points; sums to 1."""
+    if not len(points_NM):
+        return np.zeros(0)
+    nearest_P = (vectors_PM @ points_NM.T).argmax(axis=1)
+    total_N = np.bincount(nearest_P, weights=weights_P, minlength=len(points_NM)).astype(float)
+    share_N: Array = total_N / max(float(total_N.sum()), 1e-300)
+    return share_N

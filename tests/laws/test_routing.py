@@ -1,0 +1,73 @@
+"""Which way a question goes: what is clear is taken, what is not goes the usual way, and the reason is said."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openbook.answer import routing
+from openbook.answer.routing import WAYS, WEIGHTS, by_form, clue, clues, route
+
+
+@given(st.text(max_size=300))
+def test_any_question_has_a_way_and_a_reason(question):
+    told = route(question)
+    assert told.way in WAYS and 0 <= told.confidence <= 1 and told.why
+    assert sum(told.shares.values()) == pytest.approx(1.0)
+    json.dumps(told.to_dict(), allow_nan=False)
+    assert told == route(question)
+
+
+@given(st.text(max_size=60), st.floats(0, 1), st.floats(0, 1))
+def test_a_stored_answer_is_taken_exactly_from_its_threshold_on(question, confidence, threshold):
+    assert (route(question, faq=(confidence, threshold)).way == "faq") == (confidence >= threshold)
+
+
+@given(st.text(max_size=60), st.floats(-50, 50), st.floats(-50, 50))
+def test_the_closed_book_is_left_only_where_no_passage_helps(question, lift, margin):
+    told = route(question, lift_bits=lift, margin=margin)
+    assert (told.way == "closed") == (lift < margin and by_form(question).way != "global")
+    assert route(question, lift_bits=lift).way != "closed"
+
+
+@given(st.text(max_size=200), st.floats(0, 1), st.floats(0, 1))
+def test_asking_for_more_clarity_only_ever_leads_to_passages(question, one, other):
+    low, high = route(question, clear=min(one, other)).way, route(question, clear=max(one, other)).way
+    assert high in (low, "passages")
+
+
+@pytest.mark.parametrize(
+    ("question", "way"),
+    [
+        ("What are the main themes of these notes?", "global"),
+        ("Summarize the whole report.", "global"),
+        ("What challenges do guests often mention?", "global"),
+        ("总结这些文件的主要观点", "global"),
+        ("Who led the comet team?", "passages"),
+        ("How long is the bridge over the Larch?", "passages"),
+        ("how do i reset my password", "passages"),
+        ("谁建造了这座桥？", "passages"),
+        ("Who is the spouse of the director of the film that Ingrid Vass wrote in Bergen?", "graph"),
+        ("In which country is the city where the author of Pacem in Terris died?", "graph"),
+    ],
+)
+def test_the_form_of_a_question(question, way):
+    assert route(question).way == way
+
+
+def test_every_clue_has_a_weight_and_every_weight_a_clue():
+    assert set(clues("")) == set(WEIGHTS)
+
+
+def test_a_long_question_takes_no_long_time():
+    """Patterns that go back over what they have read would not end here."""
+    for text in ("A" * 100_000, "Aa " * 50_000, "A.A'" * 50_000, '"' * 100_000, "of the " * 50_000, "A of " * 50_000):
+        assert route(text).way in WAYS
+
+
+def test_another_clue_is_a_function(monkeypatch):
+    monkeypatch.setattr(routing, "_CLUES", dict(routing._CLUES))
+    monkeypatch.setattr(routing, "WEIGHTS", {**WEIGHTS, "shouts": (0.0, 99.0)})
+    clue("shouts")(lambda question: float(question.isupper()))
+    assert route("WHO LED IT?").way == "global"
