@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from openbook.book.embedder import HashedWords
 from openbook.book.faq.entries import Entry, fold
 from openbook.book.faq.fit import PRIOR, fit, pseudo_questions
-from openbook.book.faq.index import Asked, Index, embedded, texts_of
+from openbook.book.faq.index import FEATURES, Asked, Index, embedded, texts_of
 from openbook.book.faq.knowledge import Knowledge, knowledge_of
 from openbook.book.faq.learn import Judgement, named
 from openbook.book.faq.pairs import Pair, key
@@ -221,8 +223,8 @@ def test_a_higher_precision_never_covers_more(knowledge: Knowledge) -> None:
 class Blind(HashedWords):
     """An encoder that can read nothing: every text is the same to it."""
 
-    def embed(self, texts: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        rows = np.zeros((len(list(texts)), self.width), np.float32)  # type: ignore[call-overload]
+    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        rows = np.zeros((len(texts), self.width), np.float32)
         rows[:, 0] = 1
         return rows
 
@@ -237,6 +239,24 @@ def test_where_the_encoder_reads_nothing_words_carry_it() -> None:
     blind = knowledge_of(fold([pair(i, [q], a) for i, (q, a) in enumerate(drawn)]), Blind())
     for number, question in enumerate(("路由器怎么重置", "取消订单", "要发票", "几天能收到快递")):
         assert blind.find(question).best.number == number
+
+
+class Noise(HashedWords):
+    """An encoder whose vectors say nothing: drawn anew for every text."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        rows = [np.random.default_rng(list(text.encode())).normal(size=self.width) for text in texts]
+        return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+
+def test_vectors_that_say_nothing_lose_their_weight() -> None:
+    noisy = knowledge_of(shop(), Noise())
+    dense = [name.startswith("meaning") for name in FEATURES]
+    assert noisy.fitted.weights_K[dense].sum() < PRIOR[dense].sum() / 2
+    asked = [entry.questions[0].replace("the ", "").replace("my ", "") for entry in noisy.entries]
+    right = sum(noisy.find(question).best.number == at for at, question in enumerate(asked))
+    prior = Knowledge(noisy.entries, noisy.index, replace(noisy.fitted, weights_K=PRIOR), noisy.encoder)
+    assert right >= sum(prior.find(question).best.number == at for at, question in enumerate(asked))
 
 
 def test_answers_to_one_question_stand_together() -> None:

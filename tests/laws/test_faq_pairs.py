@@ -96,6 +96,20 @@ def test_malformed_rows_are_told_by_their_lines_and_the_rest_is_read() -> None:
     ]
 
 
+def test_a_quotation_mark_opens_a_cell_only_where_one_begins() -> None:
+    inches = 'question,answer\nHow long is the 5" pipe?,Ten.\nAnd the 6" one?,"It is ""long"",\nand wide."\n'
+    assert found(".csv", inches) == [
+        (('How long is the 5" pipe?',), "Ten."),
+        (('And the 6" one?',), 'It is "long",\nand wide.'),
+    ]
+    assert problems(".csv", inches) == []
+
+
+def test_a_comma_in_a_text_is_no_end_of_a_cell_where_tabs_are() -> None:
+    rows = "Hello, is it, say, free?\tYes, it is.\nWhy, then?\tWell, so.\n"
+    assert found(".tsv", rows) == [(("Hello, is it, say, free?",), "Yes, it is."), (("Why, then?",), "Well, so.")]
+
+
 def test_columns_are_known_by_their_names() -> None:
     text = "id;Answer;Question;Paraphrases\n1;Yes.;Is it?;Would it be?\n"
     assert found(".csv", text) == [(("Is it?", "Would it be?"), "Yes.")]
@@ -164,7 +178,8 @@ After it.
 
 ## 如何重置密码
 
-点击这里。
+A: 点击这里。
+A: 或者那里。
 
 ```
 ## Is this a question?
@@ -176,7 +191,7 @@ After it.
         (("Is there a discount?",), "   No.".strip()),
         (("May I return it?", "returns"), "Yes, within a month.\nKeep the box."),
         (("Folded away",), "Inside."),
-        (("如何重置密码",), "点击这里。\n\n```\n## Is this a question?\n```"),
+        (("如何重置密码",), "点击这里。\n A: 或者那里。\n\n```\n## Is this a question?\n```"),
     ]
 
 
