@@ -5,7 +5,7 @@ In this order, so that a kill at any moment leaves a book that opens, before or 
 1. `forgetting.json` says what is going (ids, names), on the disk; until it is gone nobody else writes.
 2. Answers that hold the document are blanked, while its text is still here to know them by.
 3. A new version without it: rows' files are written anew, indices built from what stays, fsync, HEAD moves.
-4. Versions that hold it go, and every file of Lance's that only they needed; then neighbours, keys and values.
+4. Versions that hold it go, and every file of Lance's that only they needed; then neighbours, graph, keys and values.
 5. Answers again, as a reader may have given one meanwhile; folders are synced; `forgetting.json` goes.
 
 "Holds" is meant of the files: a version where the document was deleted still has its rows, hidden, and its words.
@@ -96,6 +96,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         versions.drop_all(book, held)
         freed = versions.clean(book)
         neighbours = _forget_neighbours(book, sorted(going))
+        _forget_graph(book, sorted(going))
         _forget_pairs(book)
         writer.sweep()
         _sweep_others(book)
@@ -308,6 +309,13 @@ def _forget_pairs(book: Path) -> None:
         from openbook.book.faq.knowledge import forget as forget_index
 
         forget_index(book)
+
+
+def _forget_graph(book: Path, ids: Sequence[str]) -> None:
+    if (book / "graph").exists():
+        from openbook.book.graph.stored import forget as forget_lines
+
+        forget_lines(book, ids)
 
 
 def _sweep_others(book: Path) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,16 +30,25 @@ TEMPERATURE = 0.06
 """Of the prior over five passages: fitted by likelihood of the right one in docs/book.md."""
 
 
+class Step(NamedTuple):
+    """A passage (its id) that another was reached from, and the name that led on."""
+
+    passage: str
+    name: str
+
+
 @dataclass(frozen=True)
 class Hit:
     """A passage found. `score` is what hits are ordered by, `dense` the cosine, `lexical` BM25 (0: no word matched
-    or below the candidates), `prior` its share of belief among the hits returned: they sum to 1."""
+    or below the candidates), `prior` its share of belief among the hits returned: they sum to 1. `through` is how it
+    was reached, where not by itself (`openbook.book.graph.walk`)."""
 
     passage: Passage
     score: float
     dense: float
     lexical: float
     prior: float = 0.0
+    through: tuple[Step, ...] = ()
 
 
 Retriever = Callable[[Book, str, int, Embedder], list[Hit]]
@@ -57,7 +67,13 @@ def retriever(name: str) -> Callable[[Retriever], Retriever]:
 
 def retrievers() -> list[str]:
     """Names for `find(by=…)`."""
-    return sorted(_RETRIEVERS)
+    return sorted(_registry())
+
+
+def _registry() -> dict[str, Retriever]:
+    import openbook.book.graph.walk  # noqa: F401  (registers those that need all of the above)
+
+    return _RETRIEVERS
 
 
 def find(
@@ -74,7 +90,7 @@ def find(
     `BookFault` where the book is empty, the query blank or `by` unknown.
     """
     query = tidy(query).strip()
-    if by not in _RETRIEVERS:
+    if by not in _registry():
         raise BookFault(f"no retriever is called {by!r}; there are: {', '.join(retrievers())}")
     if not query:
         raise BookFault("the query is empty; say what to look for")

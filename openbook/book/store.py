@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import lance
 
     from openbook.book.forget import Forgotten
+    from openbook.book.graph import Graph
     from openbook.book.prove import Report
     from openbook.book.traces import Traces
 
@@ -50,6 +51,7 @@ class Book:
         self.path = path
         self.pinned = at is not None
         self.manifest, self._lease = look(path, None if at is None else versions.resolve(path, at))
+        self._graph: Graph | None = None
 
     def __repr__(self) -> str:
         return f"Book({str(self.path)!r}, version={self.version}, passages={self.count})"
@@ -134,6 +136,11 @@ class Book:
             from openbook.book.tending import retain
 
             retain(self.path, set().union(*(contents(Book(self.path, n)) for n in versions.apart(self.path))))
+        if (self.path / "graph").exists():
+            from openbook.book.graph import build, stored
+
+            held = (build.contents(Book(self.path, n)) for n in versions.apart(self.path))
+            stored.retain(self.path, set().union(*held))
         if (self.path / "faq").exists():
             from openbook.book.faq.knowledge import forget
 
@@ -158,6 +165,14 @@ class Book:
         from openbook.book.prove import prove
 
         return prove(self.path, traces)
+
+    def graph(self, progress: Progress | None = None) -> Graph:
+        """Who and what the documents of this version name (`openbook.book.graph`); what is new is extracted first."""
+        if self._graph is None:
+            from openbook.book.graph import open_graph
+
+            self._graph = open_graph(self, progress)
+        return self._graph
 
     def _must_be_live(self) -> None:
         if self.pinned:
@@ -234,6 +249,7 @@ class Book:
     def _see(self) -> None:
         """Look at what is live now."""
         self.manifest, self._lease = look(self.path)
+        self._graph = None
         self.__dict__.pop("documents_table", None)
         self.__dict__.pop("passages_table", None)
 

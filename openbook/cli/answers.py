@@ -45,10 +45,10 @@ def ask(
     ] = None,
     paths: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Passages that are read together: single, sets, neighbours; else single."),
+        typer.Option(metavar="KIND", help="Read together: single, behind, sets, neighbours, graph; else single."),
     ] = None,
     hops: Annotated[
-        int | None, typer.Option(metavar="N", help="Read sets of up to N passages together, 2 to 4; else 2 of sets.")
+        int | None, typer.Option(metavar="N", help="Read up to N passages together, 2 to 4; else 2.")
     ] = None,
     margin: Annotated[
         float | None,

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from openbook.cli import answers, bench, books, check, committee, complete, convert, faq, history, measure, models, warm
+from openbook.cli import (
+    answers,
+    bench,
+    books,
+    check,
+    committee,
+    complete,
+    convert,
+    faq,
+    graph,
+    history,
+    measure,
+    models,
+    warm,
+)
 from openbook.cli.faults import told
 from openbook.cli.output import complain
 
@@ -21,7 +35,7 @@ app = typer.Typer(
 )
 
 # A group is a module with `register(app)`; one line here adds it.
-for group in (answers, committee, complete, check, faq, books, history, warm, models, convert, measure, bench):
+for group in (answers, committee, complete, check, faq, graph, books, history, warm, models, convert, measure, bench):
     group.register(app)
 
 

@@ -79,6 +79,10 @@ def find(
     docs: options.Docs = None,
     at: options.At = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many passages.")] = 5,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="fused, bm25, dense; or on through names: graph, pagerank. Else fused."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the passages that fit a query, without asking the model."""
@@ -89,7 +93,10 @@ def find(
     from openbook.book.documents import tidy
     from openbook.book.retrieve import find as search
 
-    hits = search(opened, tidy(query), k, embedder)
+    if by in ("graph", "pagerank"):
+        with progress_bar() as progress:
+            opened.graph(progress)
+    hits = search(opened, tidy(query), k, embedder, by=by or "fused")
     if as_json:
         seen = {"path": str(opened.path), "version": opened.version}
         print_json({"query": query, "book": seen, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
@@ -197,6 +204,7 @@ def _hit(rank: int, hit: Hit) -> dict[str, Any]:
         "span": [p.start, p.end],
         "text": p.text,
         **{name: round(value, 6) for name, value in scores.items()},
+        **({"through": [step._asdict() for step in hit.through]} if hit.through else {}),
     }
 
 
@@ -213,6 +221,8 @@ def show(hits: list[Hit]) -> None:
         title = Text.assemble((f"{rank} ", "bold"), (one_line(p.document), "bold cyan"), (f"  {place}", "dim"))
         title.append(f"  {hit.score:.2f} (meaning {hit.dense:.2f}, words {hit.lexical:.1f})", "dim")
         console.print(title, soft_wrap=True)
+        if hit.through:
+            console.print(Text("  through " + one_line(", ".join(step.name for step in hit.through)), "dim"))
         for line in Text(clean(p.text)).wrap(console, max(8, min(console.width, BROADEST) - 2)):
             indented = Text("  ") + line
             indented.rstrip()

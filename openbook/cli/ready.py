@@ -74,8 +74,8 @@ def _rerank(config: Config) -> Rerank | None:
 
 def _paths(config: Config) -> dict[str, Any]:
     """`hops` alone asks for sets."""
-    if config.hops is not None and config.paths not in (None, "sets"):
-        raise Fault(f"hops are of sets of passages; leave them out, or the paths {config.paths!r}")
+    if config.hops is not None and config.paths not in (None, "sets", "graph"):
+        raise Fault(f"hops are of sets of passages or of a graph; leave them out, or the paths {config.paths!r}")
     kind = config.paths or ("single" if config.hops is None else "sets")
     return {"paths": kind} | ({} if config.hops is None else {"hops": config.hops})
 

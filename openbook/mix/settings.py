@@ -153,7 +153,7 @@ class Settings:
             "rerank": None if self.rerank is None else self.rerank.summary(),
             "paths": self.paths,
             "answers": self.answers,
-            "hops": self.hops if self.paths == "sets" else None,
+            "hops": self.hops if self.paths in ("sets", "graph") else None,
             "lambda_knn": self.lambda_knn,
             "prior_temperature": self.prior_temperature,
             "beta": self.beta,

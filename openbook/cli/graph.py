@@ -1,0 +1,178 @@
+"""`graph`: who and what the documents name, what stands together, and in which sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.books import open_for
+from openbook.cli.output import one_line, out, plural, print_json, progress_bar, remark
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.book.communities import Communities, Report
+    from openbook.book.graph import Entity, Graph, Sentence
+
+CARRYING, RELATED, SHOWN = 3, 10, 10
+"""Sentences of a community, relations and sentences of an entity that are shown."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the app."""
+    app.command(epilog="Example:  openbook graph 'Kevin Scott' --docs transcripts/")(graph)
+
+
+def graph(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A name or phrase: what it is related to.")] = None,
+    book: options.Book = None,
+    docs: options.Docs = None,
+    at: options.At = None,
+    level: Annotated[
+        int, typer.Option("--level", metavar="N", min=0, help="How finely communities are divided; else 0: coarsely.")
+    ] = 0,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=10_000, help="How many are shown.")] = SHOWN,
+    as_json: options.AsJson = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Draw it all on a web page.", rich_help_panel=options.OUTPUT),
+    ] = None,
+) -> None:
+    """Show the communities of what the documents name, or of one name what it is related to; no model is asked."""
+    config = options.configure(book=book)
+    opened, _ = open_for(config, docs, at)
+    with progress_bar() as progress:
+        found = opened.graph(progress)
+    if not len(found):
+        raise Fault(f"{one_line(opened.path)} names nothing yet; add documents with: openbook add PATH")
+    if name is not None:
+        _entity(found, name, k, as_json)
+        return
+    from openbook.book.communities import communities
+
+    divided = communities(found)
+    if html is not None:
+        from openbook.answer.graph_page import save_graph
+
+        remark(f"the picture is written to {save_graph(found, divided, html)}")
+    chosen = divided.level(min(level, max(divided.levels - 1, 0)))[:k]
+    reports = [divided.report(community, CARRYING) for community in chosen]
+    if as_json:
+        print_json(_facts(found, divided, reports, k))
+        return
+    console = out()
+    console.print(
+        f"{plural(len(found), 'name')}, {plural(found.weights_EE.nnz // 2, 'relation')}, "
+        f"{len(divided):,} communities on {plural(divided.levels, 'level')}",
+        style="dim",
+    )
+    for report in reports:
+        _show(report)
+
+
+def _show(report: Report) -> None:
+    from rich.text import Text
+
+    console = out()
+    heading = Text(one_line(report.title), "bold cyan")
+    heading.append(f"  {plural(len(report.community.entities), 'name')}", "dim")
+    console.print(heading, soft_wrap=True)
+    console.print(Text("  " + one_line(", ".join(report.entities[3:])), "dim"), soft_wrap=True)
+    for sentence in report.sentences:
+        _say(sentence)
+    console.print()
+
+
+def _say(sentence: Sentence) -> None:
+    from rich.text import Text
+
+    text = Text("  ").append(one_line(sentence.text)).append(f"  {one_line(sentence.document)}", "dim")
+    out().print(text.append(f" {sentence.start}–{sentence.end}", "dim"), soft_wrap=True)
+
+
+def _entity(found: Graph, name: str, k: int, as_json: bool) -> None:
+    """One entity, what it is related to, and the sentences that say so."""
+    entity = found.find(name)
+    if entity is None:
+        raise Fault(f"no document names {name!r}; see what they name with: openbook graph")
+    relations = found.relations(entity.number, k)
+    others = [found.entity(r.b if r.a == entity.number else r.a) for r in relations]
+    made = [found.sentences(found.sentences_of(r.a, r.b)[:CARRYING]) for r in relations]
+    if as_json:
+        related = [
+            {"name": other.name, "weight": round(r.weight, 4), "count": r.sentences, "sentences": list(map(_place, s))}
+            for other, r, s in zip(others, relations, made, strict=True)
+        ]
+        print_json({"book": _seen(found), "entity": _named(entity), "relations": related})
+        return
+    from rich.text import Text
+
+    title = Text(one_line(entity.name), "bold cyan")
+    counts = f"  {plural(entity.sentences, 'sentence')}, {plural(entity.passages, 'passage')}"
+    out().print(title.append(counts, "dim"), soft_wrap=True)
+    for other, relation, sentences in zip(others, relations, made, strict=True):
+        line = Text(one_line(other.name), "bold").append(f"  {relation.weight:.1f} bits", "dim")
+        out().print(line, soft_wrap=True)
+        for sentence in sentences[:1]:
+            _say(sentence)
+
+
+def _facts(found: Graph, divided: Communities, reports: list[Report], k: int) -> dict[str, Any]:
+    order = sorted(range(len(found)), key=lambda e: (-found.strength_E[e], e))[:k]
+    names = found.derived.shown
+    return {
+        "book": _seen(found),
+        "counts": {
+            "entities": len(found),
+            "relations": found.weights_EE.nnz // 2,
+            "communities": len(divided),
+            "levels": divided.levels,
+        },
+        "entities": [_named(found.entity(e)) for e in order],
+        "relations": [
+            {"a": names[r.a], "b": names[r.b], "weight": round(r.weight, 4), "count": r.sentences}
+            for r in found.relations(most=k)
+        ],
+        "communities": [_report(report) for report in reports],
+    }
+
+
+def _report(report: Report) -> dict[str, Any]:
+    community = report.community
+    return {
+        "number": community.number,
+        "level": community.level,
+        "parent": community.parent,
+        "children": list(community.children),
+        "title": report.title,
+        "size": len(community.entities),
+        "entities": list(report.entities),
+        "covered": round(report.covered, 4),
+        "sentences": [_place(sentence) for sentence in report.sentences],
+    }
+
+
+def _seen(found: Graph) -> dict[str, Any]:
+    return {"path": str(found.book.path), "version": found.book.version}
+
+
+def _named(entity: Entity) -> dict[str, Any]:
+    return {
+        "name": entity.name,
+        "kind": entity.kind,
+        "forms": list(entity.forms),
+        "sentences": entity.sentences,
+        "passages": entity.passages,
+        "informative": round(entity.informative, 4),
+    }
+
+
+def _place(sentence: Sentence) -> dict[str, Any]:
+    return {
+        "document": sentence.document,
+        "span": [sentence.start, sentence.end],
+        "text": sentence.text,
+        "passage": sentence.passage,
+    }
