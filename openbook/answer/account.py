@@ -102,7 +102,7 @@ def cite(text: str, tokens: Sequence[Token], sources: Sequence[Source]) -> tuple
     for start, end in sentences(text, 0, len(text)):
         inside = [t for t in tokens if t.span[0] < end and t.span[1] > start]
         added = {s.id: sum(t.responsibility[s.id] * max(t.bits or 0.0, 0.0) for t in inside) for s in sources}
-        carrier = max((s for s in sources if s.kind == "passage"), key=lambda s: added[s.id], default=None)
+        carrier = max((s for s in sources if s.kind in ("passage", "faq")), key=lambda s: added[s.id], default=None)
         if carrier is None or carrier.text is None or carrier.span is None or added[carrier.id] < LEAST_BITS:
             continue
         share = float(np.mean([t.responsibility[carrier.id] for t in inside]))

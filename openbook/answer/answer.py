@@ -173,7 +173,7 @@ class Answer:
         return save_html(self.to_dict(), path)
 
 
-# What only a passage has; a source of another kind leaves these out of its JSON.
+# What only a passage or a stored answer has; a source of another kind leaves these out of its JSON.
 _PLACE = ("document", "title", "heading", "page", "line", "span", "text")
 
 
@@ -182,7 +182,7 @@ def source_dict(source: Source) -> dict[str, Any]:
     values: dict[str, Any] = plain(asdict(source))
     if not source.members:
         del values["members"]
-    return values if source.kind == "passage" else {k: v for k, v in values.items() if k not in _PLACE}
+    return values if source.kind in ("passage", "faq") else {k: v for k, v in values.items() if k not in _PLACE}
 
 
 def _other(answer: Answer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.answer.faq import Reply
+    from openbook.book.faq.knowledge import Knowledge
     from openbook.book.faq.pairs import Problem
     from openbook.book.store import Book
     from openbook.config import Config
@@ -53,6 +55,10 @@ def faq(
     precision: Annotated[
         float, typer.Option(metavar="P", min=0.5, max=0.999, help="Share of answers that is to be right.")
     ] = 0.95,
+    write: Annotated[
+        bool, typer.Option("--write", metavar="", help="Have a model write the answer from the pairs, with evidence.")
+    ] = False,
+    model: options.Model = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question from the book's questions with answers, or abstain.
@@ -60,7 +66,7 @@ def faq(
     Also changes them, each time as a version of the book: adds a file of pairs, learns from a log of judgements,
     takes the last such change back.
     """
-    config = options.configure(book=book)
+    config = options.configure(book=book, model=model)
     changes = [bool(add), learn is not None, undo]
     if sum(changes) > 1 or (any(changes) and (question is not None or at is not None)):
         raise typer.BadParameter("ask a question, or give one of --add, --learn and --undo")
@@ -73,7 +79,16 @@ def faq(
     elif question is None:
         raise typer.BadParameter("ask a question, or give one of --add, --learn and --undo")
     else:
-        _ask(config, question, at, related, threshold, precision, as_json)
+        told, knowledge, opened = _ask(config, question, at, related, threshold, precision)
+        if write and not told.abstained:
+            _write(config, opened, knowledge, question, as_json)
+            return
+        if as_json:
+            print_json(told.to_dict())
+        else:
+            show(told)
+        if told.abstained:
+            raise typer.Exit(ABSTAINED)
 
 
 def _ask(
@@ -83,8 +98,7 @@ def _ask(
     related: int,
     threshold: float | None,
     precision: float,
-    as_json: bool,
-) -> None:
+) -> tuple[Reply, Knowledge, Book]:
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook faq 'How do I reset it?'")
     check_there(config, None, at)
@@ -98,12 +112,26 @@ def _ask(
     with progress_bar() as progress:
         knowledge = open_knowledge(opened, embedder, progress, precision)
     told = reply(question, knowledge, related=related, threshold=threshold, book=opened)
+    return told, knowledge, opened
+
+
+def _write(config: Config, book: Book, knowledge: Knowledge, question: str, as_json: bool) -> None:
+    """The answer in a model's words, from the pairs that were found and the closed book."""
+    from openbook.cli.answers import keep_answer, shown
+    from openbook.cli.models import here
+    from openbook.cli.ready import settings_of
+
+    settings = replace(settings_of(config), margin=None)  # whether to answer is decided already
+    model = options.model_of(config, here(config.model or "smollm2"))
+    from openbook.answer.ask import write
+    from openbook.mix.sources.faq import PairReader
+
+    matches = knowledge.find(question).matches
+    reader = PairReader(book, model, knowledge.encoder, settings, matches=matches)
+    answer = shown(lambda on_token: write(reader, question, on_token), show=not as_json).to_dict()
+    keep_answer(book.path, answer)
     if as_json:
-        print_json(told.to_dict())
-    else:
-        show(told)
-    if told.abstained:
-        raise typer.Exit(ABSTAINED)
+        print_json(answer)
 
 
 def show(told: Reply) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openbook.answer.ask import write
+from openbook.book import open_book
+from openbook.book.embedder import HashedWords
 from openbook.book.faq.entries import fold
-from openbook.book.faq.knowledge import Match
-from openbook.book.faq.pairs import Pair
+from openbook.book.faq.knowledge import Match, open_knowledge
+from openbook.book.faq.pairs import MEDIA, Pair
+from openbook.lm.model import LanguageModel
 from openbook.mix.mixture import Mixture, Weights
+from openbook.mix.settings import Settings
 from openbook.mix.source import Label
-from openbook.mix.sources.faq import SURE, StoredAnswer, log_prior, pair_branches
+from openbook.mix.sources.faq import SURE, PairReader, StoredAnswer, log_prior, pair_branches, pair_hits
 
 V = 12
 TOKENS = st.lists(st.integers(0, V - 1), min_size=1, max_size=6)
@@ -76,3 +83,31 @@ def test_confidence_is_shared_out_and_the_rest_is_the_closed_books(scores: list[
     branches = pair_branches(matches)
     assert [branch.label for branch in branches] == [Label(f"f{i}", "faq") for i in range(1, len(scores) + 1)]
     assert branches[0].passages == ("q0\na0",) and branches[0].name == ""
+
+
+def test_a_model_writes_from_pairs_and_says_which(tmp_path: Path, tiny_model: LanguageModel) -> None:
+    file = tmp_path / "help.csv"
+    file.write_text("How do I reset it?,Hold the button.\nWhat does it cost?,Ten francs.\nWho made it?,We did.\n")
+    book, encoder = open_book(tmp_path / "book"), HashedWords()
+    book.add(file, encoder=encoder, as_media=MEDIA)
+    matches = open_knowledge(book, encoder).find("reset").matches
+    settings = Settings(max_tokens=8, margin=None, passages=2)
+    answer = write(PairReader(book, tiny_model, encoder, settings, matches=matches), "reset")
+    facts = answer.to_dict()
+    assert [(s["id"], s["kind"]) for s in facts["sources"]] == [("f1", "faq"), ("f2", "faq"), ("closed", "closed_book")]
+    for source in facts["sources"][:-1]:
+        assert book.text(source["document"])[slice(*source["span"])] == source["text"]
+    for token in facts["tokens"]:
+        assert sum(token["responsibility"].values()) == pytest.approx(1, abs=1e-4)
+    assert set(facts["tokens"][0]["responsibility"]) == {"f1", "f2", "closed"}
+
+
+def test_hits_of_pairs_stand_in_their_documents() -> None:
+    places = [("Why?", "So.", 0), ("How?", "Thus.", 12)]
+    entries = fold(
+        [Pair("d.csv", "d", (q,), a, at, at + 9 + len(a), at + 9, at + 9 + len(a), 1) for q, a, at in places]
+    )
+    hits = pair_hits([Match(e, i, 2.0 - i, {"meaning": 0.5, "words": 0.1}) for i, e in enumerate(entries)])
+    assert sum(hit.prior for hit in hits) == pytest.approx(1) and len(hits) == 2
+    passage = hits[0].passage
+    assert (passage.heading, passage.text, passage.start, passage.end, passage.line) == ("Why?", "So.", 9, 12, 1)

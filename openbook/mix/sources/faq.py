@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from openbook.book.documents import MAX_NAME
 from openbook.book.faq.knowledge import Match
+from openbook.book.passages import Passage, Piece, passage_id
+from openbook.book.retrieve import Hit
 from openbook.lm.tokenizer import Tokenizer
+from openbook.mix.reading import Reader, Reading
 from openbook.mix.source import Label
 from openbook.mix.sources.branches import Branch
 from openbook.mix.weights import Array
@@ -59,6 +64,44 @@ class StoredAnswer:
         scores_1V = torch.full((1, self._vocabulary), math.log((1 - self._sure) / (self._vocabulary - 1)))
         scores_1V[0, self._tokens[self._at]] = math.log(self._sure)
         return scores_1V
+
+
+def pair_hits(matches: Sequence[Match]) -> list[Hit]:
+    """Matches as hits: each pair's answer as a passage under its question, at its place in its document; the prior is
+    softmax(score). What is kept of them goes with the pairs, as they have no passages' ids."""
+    scores_N = np.array([match.score for match in matches])
+    priors_N = np.exp(scores_N - scores_N.max()) / np.exp(scores_N - scores_N.max()).sum()
+    return [
+        Hit(_passage(m), m.score, m.features["meaning"], m.features["words"], float(prior))
+        for m, prior in zip(matches, priors_N, strict=True)
+    ]
+
+
+def _passage(match: Match) -> Passage:
+    pair = match.entry.pair
+    place = Piece(pair.answer, pair.answer_start, pair.answer_end, pair.line, None, pair.questions[0][:MAX_NAME])
+    facts = {name: getattr(place, name) for name in ("heading", "text", "start", "end", "page", "line")}
+    return Passage(passage_id(pair.document, place), pair.document, pair.title, **facts)
+
+
+@dataclass
+class PairReader(Reader):
+    """A `Reader` of a book's pairs instead of its passages: its branches are pairs, and are of the kind `faq`."""
+
+    matches: Sequence[Match] = ()
+
+    def find(self, question: str) -> list[Hit]:
+        """The matches, whatever is asked: they were found already."""
+        return pair_hits(self.matches[: self.settings.pool])
+
+    def begin(self, question: str, hits: Sequence[Hit]) -> Reading:
+        """As any reader, with what the pairs are called."""
+        reading = super().begin(question, hits)
+        mixture = reading.mixture
+        mixture.labels = tuple(
+            Label(f"f{label.id[1:]}", "faq") if label.kind == "passage" else label for label in mixture.labels
+        )
+        return reading
 
 
 def pair_branches(matches: Sequence[Match]) -> list[Branch]:
