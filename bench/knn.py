@@ -92,7 +92,7 @@ def cost(arguments: argparse.Namespace) -> None:
         prompt = torch.randint(0, model.spec.vocabulary, (1, 300))
         cache = model.runner.cache([None], room=300 + arguments.steps)
         for query in queries:
-            store.search(query[None], 64)  # the pages of a file are read once
+            store.search(query[None], Knn.k)  # the pages of a file are read once
         steps, searches = [], []
         with model.runner.alone():
             model.runner.read(prompt, cache)
@@ -100,7 +100,7 @@ def cost(arguments: argparse.Namespace) -> None:
                 began = time.perf_counter()
                 model.runner.forward(prompt[:, :1], cache)
                 middle = time.perf_counter()
-                store.search(query[None], 64)
+                store.search(query[None], Knn.k)
                 searches.append(time.perf_counter() - middle)
                 steps.append(middle - began)
     step, search = 1e3 * statistics.median(steps), 1e3 * statistics.median(searches)

@@ -37,8 +37,8 @@ Rows = npt.NDArray[np.int64]
 
 PROBES = 24
 """Lists of the index that are looked into."""
-SPARE = 3
-"""Candidates of the index for each neighbour asked for."""
+SPARE = 64
+"""Candidates of the index beyond the neighbours asked for."""
 TIES = 8
 """More than k rows that are compared in the order of their numbers, where distances are equal."""
 RESCORED = 1 << 24
@@ -171,12 +171,12 @@ class Neighbours:
         if self._index is None:
             return None
         live_N = None if self._whole else self._live_N[: self.listing.indexed]
-        found_QC = self._index.candidates(q_QM, SPARE * k, PROBES, live_N)
+        found_QC = self._index.candidates(q_QM, k + SPARE, PROBES, live_N)
         # Where few rows are of these documents they may be in none of the nearest lists: all are looked into.
         few_Q = (found_QC >= 0).sum(1) < min(k, self._covered)
         if few_Q.any():
             lists = len(self._index.centres_LM)
-            found_QC[few_Q] = self._index.candidates(q_QM[few_Q], SPARE * k, lists, live_N)
+            found_QC[few_Q] = self._index.candidates(q_QM[few_Q], k + SPARE, lists, live_N)
         return found_QC
 
     @cached_property

@@ -29,12 +29,14 @@ from openbook.mix.weights import Array
 
 LABEL = Label("knn", "neighbours")
 
-NEAREST = 64
-"""k: with exact distances more change little, and each costs a look at its key."""
-TEMPERATURE = 0.1
+NEAREST = 256
+"""k: more still help a little (docs/knn-lm.md), and each costs a look at its key."""
+TEMPERATURE = 0.06
 """T, in the keys' total variance."""
-MOST = 0.95
-"""λ_t = MOST · (1 − d₁) · Σ_y p_kNN(y)², 0 where d₁, the nearest distance in the keys' total variance, is 1 or more."""
+AGREED = 0.6
+"""λ_t = (1 − d₁)² · (1 − AGREED + AGREED · Σ_y p_kNN(y)²), at most MOST; 0 where d₁, the nearest distance in the keys'
+total variance, is 1 or more."""
+MOST = 0.99
 SHOWN = 4
 """Neighbours of a token that are kept to be shown: those that spoke loudest for it."""
 
@@ -45,16 +47,18 @@ def adapted(d1_Q: npt.ArrayLike, agreement_Q: npt.ArrayLike) -> Array:
     Two keys that have nothing to do with each other are twice the variance apart, a key and the mean of all once. The
     agreement `Σ_y p_kNN(y)²` is how likely two neighbours, drawn by their parts, have the same token (docs/knn-lm.md).
     """
-    near: Array = np.maximum(1 - np.asarray(d1_Q, dtype=np.float64), 0)
-    share: Array = MOST * near * np.asarray(agreement_Q)
-    return share
+    near_Q: Array = np.maximum(1 - np.asarray(d1_Q, dtype=np.float64), 0)
+    share_Q: Array = np.minimum(near_Q**2 * (1 - AGREED + AGREED * np.asarray(agreement_Q)), MOST)
+    return share_Q
 
 
 def agreement(found: Found, log_p_Qk: Array) -> Array:
     """`Σ_y p_kNN(y)²` of each query `[Q]`."""
-    p_Qk = np.exp(log_p_Qk)
-    same_Qkk = found.values_Qk[:, :, None] == found.values_Qk[:, None, :]
-    agreed: Array = np.einsum("qi,qj,qij->q", p_Qk, p_Qk, same_Qkk)
+    queries = len(log_p_Qk)
+    values_Qk = found.values_Qk.astype(np.int64) * queries + np.arange(queries)[:, None]  # apart from other queries'
+    said, at = np.unique(values_Qk, return_inverse=True)
+    p = np.bincount(at.ravel(), weights=np.exp(log_p_Qk).ravel())
+    agreed: Array = np.bincount(said % queries, weights=p * p, minlength=queries)
     return agreed
 
 
