@@ -47,7 +47,8 @@ class Member(NamedTuple):
 @dataclass(frozen=True)
 class Community:
     """Entities (numbers, the most central first) that belong together. `number` is its place in the list, `parent` and
-    `children` are numbers; `weight` is that of all relations inside."""
+    `children` are numbers; `weight` says how much its entities have to do with each
+    other."""
 
     number: int
     level: int
@@ -120,8 +121,7 @@ class Communities:
     def scores(self, community: Community) -> Float:
         """How much each of the book's sentences carries of a community `[S]`: the strength of its entities in it."""
         members, strength_C = _strength(self.graph, np.array(sorted(community.entities)))
-        informative_C = self.graph.derived.informative_E[members]
-        scores: Float = self.graph.derived.said_SE[:, members] @ (np.log1p(strength_C) * informative_C)
+        scores: Float = self.graph.derived.said_SE[:, members] @ np.log1p(strength_C)
         return scores
 
     def report(self, community: Community, sentences: int = 8, entities: int = 12) -> Report:
@@ -134,7 +134,7 @@ class Communities:
         """Greedily: an entity that was said counts half as much in the next sentence, and so on."""
         graph = self.graph
         members, strength_C = _strength(graph, np.array(sorted(community.entities)))
-        worth_C = np.log1p(strength_C) * graph.derived.informative_E[members]
+        worth_C = np.log1p(strength_C)
         said_SC = graph.derived.said_SE[:, members]
         lengths_S = graph.derived.spans_S2[:, 1] - graph.derived.spans_S2[:, 0]
         able = np.flatnonzero(np.diff(said_SC.indptr) > 0)
@@ -156,9 +156,12 @@ class Communities:
 
 
 def _strength(graph: Graph, members: Whole) -> tuple[Whole, Float]:
-    """The members, most central first, and each one's weight of relations inside."""
+    """The members, most central first, and how central: the weight of relations inside, by how informative it is.
+
+    A word alone that is no name says little of what a community is about: half."""
     inside = graph.weights_EE[members][:, members]
-    strength = np.asarray(inside.sum(axis=1)).ravel()
+    alone = ~graph.leads_E[members] & np.array([" " not in graph.derived.normals[e] for e in members.tolist()], bool)
+    strength = np.asarray(inside.sum(axis=1)).ravel() * graph.derived.informative_E[members] * np.where(alone, 0.5, 1)
     order = np.lexsort((members, -strength))
     return members[order], strength[order]
 
