@@ -57,6 +57,14 @@ def ask(
     anyway: Annotated[
         bool, typer.Option("--anyway", metavar="", help="Never abstain: answer even from passages that do not fit.")
     ] = False,
+    way: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WAY",
+            help="passages, graph, global, faq, closed, or auto: by the question's form and the book's pairs; "
+            "else passages.",
+        ),
+    ] = None,
     persistence: Annotated[
         float | None,
         typer.Option(
@@ -174,14 +182,21 @@ def ask(
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
-    reader = reader_for(config, docs, at)
+    reader, routed = reader_for(config, docs, at), dict[str, Any]()
+    if way is not None:
+        from openbook.cli.ways import go
+
+        going = go(way, reader, question, as_json, html)
+        if going.done:
+            return
+        reader, routed = going.reader, going.told
     if stride is None:
         answer = _write(reader, question, show=not as_json)
     else:
         from openbook.cli.complete import again
 
         answer = again(reader, question, stride, show=not as_json)
-    facts = answer.to_dict()
+    facts = answer.to_dict() | routed
     if as_json:
         print_json(facts)
     from openbook.answer.replay import run_of

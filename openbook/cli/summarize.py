@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,13 +67,20 @@ def summarize(
     summarized(reader_for(config, docs, at), question, plan, as_json, html)
 
 
-def summarized(reader: Reader, question: str, plan: Plan, as_json: bool, html: Path | None) -> None:
+def summarized(
+    reader: Reader,
+    question: str,
+    plan: Plan,
+    as_json: bool,
+    html: Path | None,
+    routed: Mapping[str, Any] | None = None,
+) -> None:
     """Summarize, print, keep, and write the page if one is asked for."""
     from openbook.answer.summarize import summarize_with
 
     with bar_if_told() as told:
         summary = summarize_with(reader, question, plan, told)
-    facts = summary.to_dict()
+    facts = summary.to_dict() | dict(routed or {})
     if as_json:
         print_json(facts)
     else:

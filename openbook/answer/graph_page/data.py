@@ -112,7 +112,8 @@ def _short(name: str) -> str:
 
 def _forms(derived: Any, e: int) -> str:
     """Its other names, to be searched."""
-    return ", ".join(_short(form) for form in sorted(derived.forms[e])[:8] if form != derived.shown[e])
+    shown = derived.shown[e].casefold()
+    return ", ".join(_short(form) for form in sorted(derived.forms[e])[:8] if form.casefold() != shown)
 
 
 class _Sentences:

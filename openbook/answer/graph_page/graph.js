@@ -344,6 +344,9 @@
     return made;
   }
 
+  /** Of sentences that are the same word for word, one. */
+  const apart = (numbers) => [...new Map(numbers.map((n) => [sentences[n][2], n])).values()];
+
   function showEntity(i) {
     const e = entities[i], home = communities[e[HOME]];
     detail.className = `detail ${hueClass(e[HOME])}`;
@@ -370,7 +373,7 @@
       }
     }
     if (e[SAID].length) detail.append(make("h3", "", "said in"));
-    for (const number of e[SAID]) detail.append(quote(number, [e[NAME]]));
+    for (const number of apart(e[SAID])) detail.append(quote(number, [e[NAME]]));
   }
 
   function showCommunity(i) {
@@ -382,7 +385,7 @@
     strongest.filter((n) => entities[n][HOME] === i).slice(0, 24)
       .forEach((n) => row.append(button(entities[n][NAME], () => choose({ entity: n }))));
     if (c.said.length) detail.append(make("h3", "", "the sentences that carry it"));
-    for (const number of c.said) detail.append(quote(number, c.key.slice(0, 12)));
+    for (const number of apart(c.said)) detail.append(quote(number, c.key.slice(0, 12)));
   }
   for (const summary of document.querySelectorAll("summary"))
     summary.addEventListener("click", (event) => { event.preventDefault(); choose({ community: Number(summary.dataset.community) }); });
@@ -413,9 +416,19 @@
     if (event.key === "Enter") found.querySelector("button")?.click();
   });
 
+  // --- A name after # in the address is chosen: the page can be linked to at a place. ------------------------------
+  function follow() {
+    let name = "";
+    try { name = decodeURIComponent(location.hash.slice(1)); } catch { return; }
+    const entity = name ? strongest.find((i) => entities[i][NAME] === name) : undefined;
+    if (entity !== undefined) choose({ entity });
+  }
+  addEventListener("hashchange", follow);
+
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); draw(); });
   readColours();
   new ResizeObserver(resize).observe(canvas);
   resize();
   paint();
+  follow();
 })();

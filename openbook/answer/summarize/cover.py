@@ -64,10 +64,14 @@ def cover(vectors_PM: Vectors, weights_P: Array, tokens_P: npt.NDArray[np.int64]
 
 
 def stands_for(vectors_PM: Vectors, weights_P: Array, points_NM: Vectors) -> Array:
-    """Of the weight of all texts, the share that is nearer to each point than to the other points; sums to 1."""
+    """The share of the weight of all texts that each point stands for; they sum to 1.
+
+    A text is divided among the points by softmax(cosine / SHARP): many are near to several.
+    """
     if not len(points_NM):
         return np.zeros(0)
-    nearest_P = (vectors_PM @ points_NM.T).argmax(axis=1)
-    total_N = np.bincount(nearest_P, weights=weights_P, minlength=len(points_NM)).astype(float)
+    near_PN = (vectors_PM @ points_NM.T).astype(float) / SHARP
+    near_PN = np.exp(near_PN - near_PN.max(axis=1, keepdims=True))
+    total_N: Array = weights_P @ (near_PN / near_PN.sum(axis=1, keepdims=True))
     share_N: Array = total_N / max(float(total_N.sum()), 1e-300)
     return share_N
