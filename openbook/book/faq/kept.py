@@ -36,7 +36,8 @@ from openbook.book.manifest import faults, path_of, sync
 if TYPE_CHECKING:
     from openbook.book.store import Book
 
-FORMAT = 1
+FORMAT = 2
+"""Raised when the same pairs come to other numbers: weights, thresholds, terms."""
 FOLDER = "faq"
 FILES = 3
 """Indices that are kept: the newest."""
