@@ -21,6 +21,7 @@ from openbook.cli import (
     history,
     measure,
     models,
+    summarize,
     warm,
 )
 from openbook.cli.faults import told
@@ -35,7 +36,22 @@ app = typer.Typer(
 )
 
 # A group is a module with `register(app)`; one line here adds it.
-for group in (answers, committee, complete, check, faq, graph, books, history, warm, models, convert, measure, bench):
+for group in (
+    answers,
+    committee,
+    complete,
+    check,
+    faq,
+    graph,
+    summarize,
+    books,
+    history,
+    warm,
+    models,
+    convert,
+    measure,
+    bench,
+):
     group.register(app)
 
 
