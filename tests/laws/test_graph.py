@@ -3,6 +3,7 @@ and ranks as their formulas say."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from openbook.book import Book, BookFault, find, open_book
 from openbook.book.communities import communities, read_partition
 from openbook.book.graph import Graph, open_graph
-from openbook.book.graph.extract import extractor
+from openbook.book.graph.extract import extract, extractor
 from openbook.book.graph.graph import MOST_RELATED
-from openbook.book.graph.stored import FOLDER, LISTING, PARTITION
+from openbook.book.graph.stored import FOLDER, LISTING, PARTITION, Store, keys, line_of, read, writing
 from openbook.book.graph.walk import ALPHA, ENTITIES, LINKED, ONWARD, Question, pagerank, walk
 from openbook.cli import main
 from openbook.mix.paths import join
@@ -130,6 +131,25 @@ def test_what_a_killed_writer_left_is_removed_and_does_not_count(tmp_path: Path)
     book.add(tmp_path / "notes", encoder=ENCODER)
     book.graph()
     assert not (book.path / FOLDER / "000099.jsonl").exists()
+
+
+def test_it_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "graph"
+    made = [line_of((f"{i:04x}", "00"), "", extract(f"Ada Quill met Boris{i} Thorn.")) for i in range(60)]
+
+    def grow() -> None:
+        for line in made:
+            with writing(folder):
+                Store(folder, "built-in").append([line])
+
+    with writing(folder):
+        Store(folder, "built-in").append([])
+    with ThreadPoolExecutor(1) as other:
+        growing, seen = other.submit(grow), [0]
+        while not growing.done():
+            seen.append(len(read(folder, {(f"{i:04x}", "00") for i in range(60)})))
+        growing.result()
+    assert seen == sorted(seen) and len(keys(folder)) == 60 and len(list(folder.glob("*.jsonl"))) < 10
 
 
 @pytest.mark.parametrize("damage", ["{}", "nonsense", "{}\n", "\x00"])

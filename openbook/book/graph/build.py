@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from openbook.book import versions
 from openbook.book.graph.extract import FORMAT, extract, extractors, version_of
-from openbook.book.graph.stored import FOLDER, Key, Store, key_of, line_of, lines, read_listing, writing
+from openbook.book.graph.stored import FOLDER, Key, Store, key_of, keys, line_of, read_listing, writing
 from openbook.book.manifest import BookFault, faults
 from openbook.book.tables import quoted
 
@@ -74,7 +74,7 @@ def _stored(book: Book, made: str) -> set[Key]:
     listing = read_listing(book.path / FOLDER)
     if listing is None or (listing.by, listing.format) != (made, FORMAT):
         return set()
-    return {key for key, _ in lines(book.path / FOLDER, lambda key: True)}
+    return keys(book.path / FOLDER)
 
 
 def _store(book: Book, made: str, fresh: list[str]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ _NAME = re.compile(r"\d{6,12}\.jsonl")
 Key = tuple[str, str]
 """A document's id and the hash of its content."""
 Whole = npt.NDArray[np.int64]
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,28 @@ def key_of(line: bytes) -> Key:
     return head[1].decode(), head[2].decode()
 
 
+def steadily(folder: Path, look: Callable[[Path], Seen]) -> Seen:
+    """What `look` sees of a folder that another process may be writing: looked at again where it changed meanwhile."""
+    while True:
+        listing = read_listing(folder)
+        try:
+            return look(folder)
+        except BookFault:
+            if read_listing(folder) == listing:
+                raise
+
+
 def read(folder: Path, documents: set[Key]) -> list[Said]:
     """What these documents mention, by document; those of which nothing is stored are left out."""
+    return steadily(folder, lambda folder: _read(folder, documents))
+
+
+def keys(folder: Path) -> set[Key]:
+    """The documents of which something is stored."""
+    return steadily(folder, lambda folder: {key for key, _ in lines(folder, lambda key: True)})
+
+
+def _read(folder: Path, documents: set[Key]) -> list[Said]:
     found: dict[Key, Said] = {}
     for key, line in lines(folder, documents.__contains__):
         try:
@@ -206,7 +227,7 @@ class Store:
 
     def keys(self) -> set[Key]:
         """Whose lines are stored."""
-        return {key for key, _ in lines(self.folder, lambda key: True)} if self._listed else set()
+        return keys(self.folder) if self._listed else set()
 
     @property
     def _listed(self) -> bool:
