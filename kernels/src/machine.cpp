@@ -16,7 +16,8 @@ std::vector<const Kernels*> kernels_here() {
               __builtin_cpu_supports("avx512vnni");
   bool half = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #ifdef OB_avx512_bf16
-  if (wide && __builtin_cpu_supports("avx512bf16")) here.push_back(&kAvx512Bf16);
+  bool counts = __builtin_cpu_supports("avx512vpopcntdq");
+  if (wide && counts && __builtin_cpu_supports("avx512bf16")) here.push_back(&kAvx512Bf16);
 #endif
 #ifdef OB_avx512
   if (wide) here.push_back(&kAvx512);

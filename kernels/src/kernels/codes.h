@@ -80,8 +80,15 @@ void ask(const float* q, const uint16_t* centre, int width, int8_t* levels, uint
 }
 
 template <int kWords> OB_INLINE float inner(const Asked& x, const uint64_t* code) {
-  int words = kWords ? kWords : x.words, ones = 0, levels = 0;
-  for (int w = 0; w < words; w++) {
+  int words = kWords ? kWords : x.words, ones = 0, levels = 0, w = 0;
+#ifdef OB_COUNTS
+  static_assert(kPlanes == 4);
+  for (; w + 8 <= words; w += 8) {
+    uint64_t both = counted(code + w, x.planes + w, words);
+    ones += (int)(both >> 32), levels += (int)(uint32_t)both;
+  }
+#endif
+  for (; w < words; w++) {
     uint64_t b = code[w];
     ones += std::popcount(b);
     for (int j = 0; j < kPlanes; j++) levels += std::popcount(b & x.planes[j * words + w]) << j;

@@ -106,6 +106,18 @@ OB_INLINE Vf dot_bf16(Vf sums, const uint16_t* w, uint32_t pair) {
 #endif
 }
 
+#ifdef __AVX512VPOPCNTDQ__
+#define OB_COUNTS
+// Of eight words: how many bits are set, times 2^32, and how many they share with each of four planes, weighed 1, 2, 4, 8.
+OB_INLINE uint64_t counted(const uint64_t* code, const uint64_t* planes, int words) {
+  __m512i b = _mm512_loadu_si512(code), sums = _mm512_slli_epi64(_mm512_popcnt_epi64(b), 32);
+  auto shared = [&](int j) { return _mm512_popcnt_epi64(_mm512_and_si512(b, _mm512_loadu_si512(planes + j * words))); };
+  __m512i low = _mm512_add_epi64(shared(0), _mm512_slli_epi64(shared(1), 1));
+  __m512i high = _mm512_add_epi64(_mm512_slli_epi64(shared(2), 2), _mm512_slli_epi64(shared(3), 3));
+  return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(sums, _mm512_add_epi64(low, high)));
+}
+#endif
+
 #ifdef OB_PAIRS
 // Thirty-two bf16 times thirty-two others, into sixteen sums: pair by pair.
 OB_INLINE Vf dot_rows(Vf sums, Vb a, Vb b) {

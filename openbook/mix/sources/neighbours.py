@@ -57,9 +57,10 @@ def agreement(found: Found, log_p_Qk: Array) -> Array:
     queries = len(log_p_Qk)
     values_Qk = found.values_Qk.astype(np.int64) * queries + np.arange(queries)[:, None]  # apart from other queries'
     said, at = np.unique(values_Qk, return_inverse=True)
-    p = np.bincount(at.ravel(), weights=np.exp(log_p_Qk).ravel())
-    agreed: Array = np.bincount(said % queries, weights=p * p, minlength=queries)
-    return agreed
+    p = np.bincount(at.ravel(), weights=np.exp(log_p_Qk).ravel()).astype(np.float64)
+    agreed_Q = np.zeros(queries)
+    np.add.at(agreed_Q, said % queries, p * p)
+    return agreed_Q
 
 
 class Near(NamedTuple):
