@@ -3,11 +3,19 @@
 import json
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openbook.answer import routing
+from openbook.answer.ask import write
 from openbook.answer.routing import WAYS, WEIGHTS, by_form, clue, clues, route
+from openbook.book.embedder import HashedWords
+from openbook.book.store import open_book
+from openbook.cli.ways import go
+from openbook.errors import Fault
+from openbook.mix.reading import Reader
+from openbook.mix.settings import Settings
 
 
 @given(st.text(max_size=300))
@@ -71,3 +79,38 @@ def test_another_clue_is_a_function(monkeypatch):
     monkeypatch.setattr(routing, "WEIGHTS", {**WEIGHTS, "shouts": (0.0, 99.0)})
     clue("shouts")(lambda question: float(question.isupper()))
     assert route("WHO LED IT?").way == "global"
+
+
+@pytest.fixture
+def reader(tmp_path, tiny_model):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "moss.txt").write_text(
+        "Mosses have no roots. They drink through their leaves.\n", encoding="utf-8"
+    )
+    book, encoder = open_book(tmp_path / "b"), HashedWords()
+    book.add(tmp_path / "notes", encoder=encoder)
+    return Reader(book, tiny_model, encoder, Settings(max_tokens=4))
+
+
+def test_a_way_that_was_asked_for_is_taken(reader):
+    assert go("passages", reader, "Who?", True, None).reader is reader
+    graph = go("graph", reader, "Who?", True, None)
+    assert graph.reader.settings.paths == "graph" and graph.told["route"]["asked"]
+    with pytest.raises(typer.BadParameter, match="--way is 'sideways'"):
+        go("sideways", reader, "Who?", True, None)
+    with pytest.raises(Fault, match="holds no questions with answers"):
+        go("faq", reader, "Who?", True, None)
+
+
+def test_the_closed_book_alone_has_one_source(reader):
+    closed = go("closed", reader, "Do mosses have roots?", True, None)
+    answer = write(closed.reader, "Do mosses have roots?")
+    assert [source.kind for source in answer.sources] == ["closed_book"]
+    assert all(token.responsibility == {"closed": 1.0} for token in answer.tokens)
+
+
+def test_auto_says_why(reader, capsys):
+    going = go("auto", reader, "Who led the comet team?", False, None)
+    assert going.reader is reader and not going.done
+    assert "way: passages" in capsys.readouterr().err
+    assert going.told["route"]["way"] == "passages"

@@ -68,7 +68,7 @@
     [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (first && width) Object.assign(view, whole());
-    draw();
+    paint(); // at once: a canvas of a new size is empty
   }
   function draw() {
     if (waiting) return;
@@ -149,8 +149,8 @@
       pen.strokeStyle = hue(i);
       pen.stroke(path);
     });
-    pen.globalAlpha = 0.75;
-    pen.lineWidth = 1.4;
+    pen.globalAlpha = 0.5;
+    pen.lineWidth = 1.2;
     pen.strokeStyle = colours.soft;
     pen.stroke(bright);
     pen.globalAlpha = 1;
@@ -309,7 +309,7 @@
     detail.replaceChildren();
     if (what && "entity" in what) showEntity(what.entity);
     if (what && "community" in what) showCommunity(what.community);
-    if (what) detail.scrollIntoView({ block: "nearest" });
+    if (what) document.querySelector(".rail").scrollTop = 0;
     if (what && move) {
       const to = "entity" in what ? entities[what.entity] : null, disc = communities[to ? to[HOME] : what.community];
       const scale = to ? Math.max(view.scale, 1.4) : Math.min(width, height) / (2.3 * disc.r);
@@ -429,6 +429,5 @@
   readColours();
   new ResizeObserver(resize).observe(canvas);
   resize();
-  paint();
   follow();
 })();
