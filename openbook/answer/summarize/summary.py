@@ -70,8 +70,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Point:
-    """A point: its text, the bits that it adds to the question, the share of the book's relevant passages that are
-    nearer to it than to the other points, and where it is held."""
+    """A point: its text, the bits that it adds to the question (written: that its passages added to it), the share of
+    the book's relevant passages that it stands for, and where it is held."""
 
     text: str
     bits: float
@@ -122,6 +122,7 @@ class Summary:
             Citation((at, at + len(p.text)), h.source, h.span, h.cited_text, h.responsibility)
             for at, p in zip(starts, self.points, strict=True)
             for h in p.evidence
+            if p.answer is None or h.span != (h.passage.start, h.passage.end)
         ]
         tokens = [t for at, p in zip(starts, self.points, strict=True) for t in _tokens(p, at)]
         facts = {
@@ -289,7 +290,8 @@ class _Making:
         if not kept:
             return []
         texts = [answer.text for answer, _ in kept]
-        bits_N = lifts(self.reader, self.question, texts)
+        # A text that repeats the question makes it likely by that alone: what counts is what the passages gave it.
+        bits_N = np.array([sum(s.bits or 0.0 for s in answer.sources if s.kind == "passage") for answer, _ in kept])
         chosen, share_N = self._reduced(texts, bits_N)
         return [
             Point(texts[f.first], float(bits_N[f.first]), float(share), self._mixture(*kept[f.first]), kept[f.first][0])
