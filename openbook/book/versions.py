@@ -141,7 +141,9 @@ def resolve(book: Path, ref: Ref) -> int:
         ref = named[ref]
     number = int(ref)
     if not 0 <= number <= read_head(book).version or not path_of(book, number).exists():
-        raise BookFault(f"{book} has no version {number}; it was cleaned up or never was; see: openbook versions --book {book}")
+        raise BookFault(
+            f"{book} has no version {number}; it was cleaned up or never was; see: openbook versions --book {book}"
+        )
     return number
 
 
