@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ENTITIES, RELATIONS, SENTENCES = 4_000, 12_000, 4
 """Entities and relations that are drawn at most, the weightiest; sentences of an entity that can be read."""
+COMMUNITIES = 300
+"""Communities that are drawn: placing them takes time with their square."""
 REPORTED, KEY = 4, 12
 """Sentences and names that stand for a community."""
 LONGEST = 600
@@ -49,7 +51,8 @@ class Picture:
 
 def picture(graph: Graph, communities: Communities, seed: int = 0) -> Picture:
     """The picture of a graph's first level of communities."""
-    first = [c for c in communities.level(0) if c.entities]
+    every = [c for c in communities.level(0) if c.entities]
+    first = every[:COMMUNITIES]
     home_E = np.full(len(graph), -1, dtype=np.int64)
     for i, community in enumerate(first):
         home_E[list(community.entities)] = i
@@ -71,7 +74,7 @@ def picture(graph: Graph, communities: Communities, seed: int = 0) -> Picture:
     return Picture(
         title=clean(graph.book.path.name),
         book=clean(f"{graph.book.path}, version {graph.book.version}"),
-        total={"entities": len(graph), "relations": graph.weights_EE.nnz // 2, "communities": len(first)},
+        total={"entities": len(graph), "relations": graph.weights_EE.nnz // 2, "communities": len(every)},
         communities=[
             {**facts, "size": len(first[c].entities), "x": round(x, 1), "y": round(y, 1), "r": round(r, 1)}
             for c, facts, (x, y), r in zip(used.tolist(), chosen, centres_C2.tolist(), radii_C.tolist(), strict=True)
