@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -116,11 +117,10 @@ def with_prior(hits: Sequence[Hit], temperature: float = TEMPERATURE) -> list[Hi
 def fused(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
     """`a · cosine + (1 − a) · BM25 / max BM25` over the union of both searches (Bruch 2022, arXiv 2210.11934)."""
     count, table = max(4 * k, LEAST), book.passages_table
-    with faults(
-        book.path
-    ):  # one after the other: each takes all cores, and side by side they stand in each other's way
-        by_words, query_M = lexical.search(table, query, count), _embed(query, encoder)
-        by_meaning = dense.search(table, query_M, count)
+    with faults(book.path), ThreadPoolExecutor(1) as other:
+        words = other.submit(lexical.search, table, query, count)  # it does not need the vector
+        query_M = _embed(query, encoder)
+        by_meaning, by_words = dense.search(table, query_M, count), words.result()
         return _best(book, k, query_M, by_words, [*by_meaning, *by_words], DENSE_SHARE)
 
 
