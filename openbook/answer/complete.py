@@ -126,8 +126,10 @@ def as_recorded(reader: Reader, text: str, how: Mapping[str, Any]) -> Answer:
     """The same again, by what `Answer.settings["retrieval"]` records; `Fault` where that is not whole."""
     try:
         retrieval = Retrieval(**{f.name: how[f.name] for f in fields(Retrieval)})
-        asked, share = bool(how["asked"]), float(how["closed_share"])
-    except (TypeError, KeyError, ValueError) as error:
+        asked, share = how["asked"], float(how["closed_share"])
+        if type(asked) is not bool or not 0 <= share < 1:
+            raise ValueError(f"asked is {asked!r} and the closed book's share {share}")
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise Fault(f"how this answer's passages were looked up cannot be read back: {error}") from error
     if asked:
         return ask_again(reader, text, retrieval)

@@ -196,7 +196,11 @@ def test_what_is_recorded_says_it_all_again(tiny_model, book, asked):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stride": "4"}, {"stride": 0.5}, {"context": 1 << 40}, {"rerank": None}, {"by": ["bm25"]}]
+    "wrong",
+    [
+        *({"stride": "4"}, {"stride": 0.5}, {"context": 1 << 40}, {"rerank": None}, {"by": ["bm25"]}),
+        *({"asked": "no"}, {"closed_share": 10**400}, {"closed_share": float("nan")}, {"closed_share": 1}),
+    ],
 )
 def test_what_a_stored_answer_says_of_its_retrieval_is_not_believed(wrong: dict) -> None:
     how = {**Retrieval().summary(), "query_tokens": 32, "asked": False, "closed_share": 0.0, **wrong}
