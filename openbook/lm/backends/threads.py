@@ -41,6 +41,18 @@ def torch_rests() -> Iterator[None]:
         _meant.reset(token)
 
 
+@contextmanager
+def serving(cores: int) -> Iterator[None]:
+    """For a thread that serves all its life, beside others: within, torch computes on it alone, and what goes to the
+    backend's threads has `cores`. A new thread cannot ask torch: it would hear what another has just set."""
+    token = _meant.set(cores)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _meant.reset(token)
+
+
 def each_within(
     context: Callable[[], AbstractContextManager[None]], steps: Generator[T, None, R]
 ) -> Generator[T, None, R]:
