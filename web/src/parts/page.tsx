@@ -1,0 +1,74 @@
+/** The whole page: its head, and the part that is open. */
+
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { useKey } from "../lib/client";
+import * as books from "../state/books";
+import { theme } from "../state/looks";
+import { part, PARTS } from "../state/place";
+import { Ask } from "./ask";
+
+export function Page() {
+  useEffect(() => {
+    document.title = `${PARTS.find(([name]) => name === part.value)![1]} · openbook`;
+  }, [part.value]);
+  return (
+    <>
+      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>To the content</a>
+      <Head />
+      <main id="main" tabIndex={-1}>
+        {books.trouble.value ? <Trouble /> : part.value === "ask" ? <Ask /> : null}
+      </main>
+    </>
+  );
+}
+
+function Head() {
+  return (
+    <header class="head">
+      <a class="mark" href="#/ask">openbook</a>
+      <nav aria-label="parts of the page">
+        {PARTS.map(([name, label]) => (
+          <a key={name} href={`#/${name}`} aria-current={part.value === name ? "page" : undefined}>{label}</a>
+        ))}
+      </nav>
+      <div class="side">
+        {books.books.value.length > 0 && (
+          <label class="which">
+            <span class="hidden">Book</span>
+            <select value={books.name.value} onChange={(event) => void books.choose(event.currentTarget.value)}>
+              {books.books.value.map((book) => <option key={book.name} value={book.name}>{book.name}</option>)}
+            </select>
+          </label>
+        )}
+        <label class="which">
+          <span class="hidden">Light or dark</span>
+          <select value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as typeof theme.value)}>
+            <option value="auto">auto</option>
+            <option value="light">light</option>
+            <option value="dark">dark</option>
+          </select>
+        </label>
+      </div>
+    </header>
+  );
+}
+
+function Trouble() {
+  const typed = useSignal("");
+  const { text, key } = books.trouble.value!;
+  return (
+    <section class="lead" role="alert">
+      <p>{text}</p>
+      {key ? (
+        <form class="box" onSubmit={(event) => (event.preventDefault(), useKey(typed.value), void books.refresh())}>
+          <label class="hidden" for="key">Key</label>
+          <input id="key" type="password" autocomplete="off" placeholder="The server’s key" onInput={(event) => (typed.value = event.currentTarget.value)} />
+          <button type="submit" class="act">Use it</button>
+        </form>
+      ) : (
+        <button type="button" class="link" onClick={() => void books.refresh()}>Try again</button>
+      )}
+    </section>
+  );
+}
