@@ -20,10 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from openbook.book import versions
-from openbook.book.graph.build import contents
 from openbook.book.graph.derive import Float, Whole
 from openbook.book.graph.graph import Graph, Sentence
-from openbook.book.graph.stored import FOLDER, PARTITION, read_listing, writing
+from openbook.book.graph.stored import FOLDER, PARTITION, writing
 from openbook.book.manifest import BookFault, write
 
 LARGEST = 200
@@ -184,9 +183,7 @@ def communities(graph: Graph, *, seed: int = 0, largest: int = LARGEST, keep: bo
 
 
 def _digest(graph: Graph, seed: int, largest: int) -> str:
-    listing = read_listing(graph.book.path / FOLDER)
-    key = repr((sorted(contents(graph.book)), listing and listing.by, listing and listing.format, seed, largest))
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(repr((graph.made, seed, largest)).encode()).hexdigest()
 
 
 def _leiden(graph: Graph, seed: int, largest: int, start: dict[str, int]) -> list[Member]:

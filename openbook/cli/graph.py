@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from openbook.book.communities import Communities, Report
     from openbook.book.graph import Entity, Graph, Sentence
 
+MODEL = "Asking a model"
 CARRYING, RELATED, SHOWN = 3, 10, 10
 """Sentences of a community, relations and sentences of an entity that are shown."""
 
@@ -34,15 +35,52 @@ def graph(
         int, typer.Option("--level", metavar="N", min=0, help="How finely communities are divided; else 0: coarsely.")
     ] = 0,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=10_000, help="How many are shown.")] = SHOWN,
+    extract: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="From now on names are found as in print (built-in), by a language model (llm), or by both; a model "
+            "is asked about what it was not asked yet.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    extract_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="Which model: a name, .gguf file or folder, or http://HOST/v1#NAME on a server, which is sent the "
+            "documents; else smollm2.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS", min=1, help="Stop before more are read and written; go on later.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", metavar="", help="Only say what asking the model takes.", rich_help_panel=MODEL),
+    ] = False,
     as_json: options.AsJson = False,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Draw it all on a web page.", rich_help_panel=options.OUTPUT),
     ] = None,
 ) -> None:
-    """Show the communities of what the documents name, or of one name what it is related to; no model is asked."""
+    """Show the communities of what the documents name, or of one name what it is related to.
+
+    No model is asked without --extract llm or both.
+    """
     config = options.configure(book=book)
     opened, _ = open_for(config, docs, at)
+    if extract is not None:
+        from openbook.cli.graph_extract import extract as extracted
+
+        extracted(config, opened, extract, extract_model, budget, dry_run, as_json)
+    elif extract_model is not None or budget is not None or dry_run:
+        raise typer.BadParameter("--extract-model, --budget and --dry-run are of --extract llm or both")
     with progress_bar() as progress:
         found = opened.graph(progress)
     if not len(found):
@@ -102,7 +140,13 @@ def _entity(found: Graph, name: str, k: int, as_json: bool) -> None:
     made = [found.sentences(found.sentences_of(r.a, r.b)[:CARRYING]) for r in relations]
     if as_json:
         related = [
-            {"name": other.name, "weight": round(r.weight, 4), "count": r.sentences, "sentences": list(map(_place, s))}
+            {
+                "name": other.name,
+                "weight": round(r.weight, 4),
+                "count": r.sentences,
+                "sentences": list(map(_place, s)),
+                "told": _told(found, r.a, r.b),
+            }
             for other, r, s in zip(others, relations, made, strict=True)
         ]
         print_json({"book": _seen(found), "entity": _named(entity), "relations": related})
@@ -115,8 +159,23 @@ def _entity(found: Graph, name: str, k: int, as_json: bool) -> None:
     for other, relation, sentences in zip(others, relations, made, strict=True):
         line = Text(one_line(other.name), "bold").append(f"  {relation.weight:.1f} bits", "dim")
         out().print(line, soft_wrap=True)
+        for told in _told(found, relation.a, relation.b)[:1]:
+            said = one_line(f"{told['a']} {told['relation']} {told['b']}")
+            out().print(Text("  ").append(said, "italic").append("  in a model's words", "dim"), soft_wrap=True)
         for sentence in sentences[:1]:
             _say(sentence)
+
+
+def _told(found: Graph, a: int, b: int) -> list[dict[str, Any]]:
+    """What a model said of a relation, with the sentences that it is tied to."""
+    names = found.derived.shown
+    return [
+        {
+            "a": names[t.a], "relation": t.what, "b": names[t.b],
+            "sentences": list(map(_place, found.sentences(sorted({t.first, t.last})))),
+        }
+        for t in found.told(a, b)
+    ]  # fmt: skip
 
 
 def _facts(found: Graph, divided: Communities, reports: list[Report], k: int) -> dict[str, Any]:
@@ -166,6 +225,7 @@ def _named(entity: Entity) -> dict[str, Any]:
         "sentences": entity.sentences,
         "passages": entity.passages,
         "informative": round(entity.informative, 4),
+        **({"type": entity.type} if entity.type else {}),
     }
 
 

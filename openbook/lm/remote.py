@@ -98,12 +98,22 @@ class Remote:
                 "its /completions must answer logprobs"
             ) from error
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, temperature: float, seed: int, max_tokens: int) -> Reply:
-        """A whole answer to chat messages."""
-        asked = {
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        temperature: float,
+        seed: int,
+        max_tokens: int,
+        response_format: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """A whole answer to chat messages; `response_format` is sent as it is given, where it is."""
+        asked: dict[str, Any] = {
             "model": self.name, "messages": [dict(message) for message in messages], "temperature": temperature,
             "seed": seed, "max_tokens": max_tokens,
         }  # fmt: skip
+        if response_format is not None:
+            asked["response_format"] = response_format
         said = self._post("/chat/completions", asked)
         try:
             text, usage = said["choices"][0]["message"]["content"], said.get("usage") or {}

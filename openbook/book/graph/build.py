@@ -88,6 +88,12 @@ def _store(book: Book, made: str, fresh: list[str]) -> None:
         store.append([line for line in fresh if key_of(line.encode()) not in there])
 
 
+def documents_of(book: Book, ids: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of documents with their text; long texts are not all held at once."""
+    for batch in _batches(book, ids):
+        yield from batch
+
+
 def _batches(book: Book, ids: list[str]) -> Iterator[list[dict[str, Any]]]:
     """Rows of documents, some at a time; long texts are not all held at once."""
     columns, batch, length = ["id", "hash", "name", "title", "text"], list[dict[str, Any]](), 0

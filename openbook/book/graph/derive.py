@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +48,23 @@ class Places:
     headings: list[str]
 
 
+class Tied(NamedTuple):
+    """What a model said of two entities (numbers): `a` `what` `b`; sentences `first` to `last` say both."""
+
+    a: int
+    b: int
+    first: int
+    last: int
+    what: str
+
+
 @dataclass(frozen=True)
 class Derived:
     """Names that are one, and what stands where.
 
     Entities are in the order of their normal forms; `names` finds one by any of its forms. `count_PE` are mentions of
     an entity in a passage, one a sentence, `said_SE` which sentences say it. `count_PW` are words of those mentions.
+    `types` and `ties` are what a model said, where one was asked: of an entity what most documents say.
     """
 
     normals: list[str]
@@ -71,6 +82,8 @@ class Derived:
     words: dict[str, int]
     informative_E: Float
     mentions_R4: Whole
+    types: dict[int, str]
+    ties: list[Tied]
 
 
 def derive(said: Sequence[Said], places: Places) -> Derived:
@@ -203,7 +216,29 @@ def _matrices(
         mentions_R4=np.stack(
             [mentions_R5[:, 0], entity_N[mentions_R5[:, 1]], mentions_R5[:, 3], mentions_R5[:, 4]], axis=1
         ),
+        types=_types(said, at, entity_N),
+        ties=_ties(said, at, entity_N),
     )
+
+
+def _types(said: Iterable[Said], at: dict[str, int], entity_N: Whole) -> dict[int, str]:
+    votes: dict[int, Counter[str]] = defaultdict(Counter)
+    for each in said:
+        for name, kind in each.types.items():
+            if name in at:
+                votes[int(entity_N[at[name]])][kind] += 1
+    return {entity: min(votes[entity], key=lambda t: (-votes[entity][t], t)) for entity in sorted(votes)}
+
+
+def _ties(said: Iterable[Said], at: dict[str, int], entity_N: Whole) -> list[Tied]:
+    found, sentences = list[Tied](), 0
+    for each in said:
+        for tie in each.ties:
+            a, b = (int(entity_N[at[name]]) if name in at else -1 for name in (tie.a, tie.b))
+            if a != b and min(a, b) >= 0:
+                found.append(Tied(a, b, sentences + tie.first, sentences + tie.last, tie.what))
+        sentences += len(each.sentences_S2)
+    return found
 
 
 def _abouts(

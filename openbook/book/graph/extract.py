@@ -135,7 +135,7 @@ def extract(text: str, by: str = "built-in") -> Extraction:
     if by not in extractors():
         raise KeyError(by)
     function, language = _EXTRACTORS[by], language_of(text)
-    spans = tuple(_sentences(text))
+    spans = tuple(sentences_of(text))
     found = [
         (row, Found(start + f.start, start + f.end, f.kind, f.initial))
         for row, (start, end) in enumerate(spans)
@@ -144,7 +144,7 @@ def extract(text: str, by: str = "built-in") -> Extraction:
     return _count(text, language, spans, found)
 
 
-def _sentences(text: str) -> Iterator[Span]:
+def sentences_of(text: str) -> Iterator[Span]:
     """Sentences; a blank line or a speaker's name ends one, and long ones are cut."""
     for start, end in sentences(text, 0, len(text)):
         for match in _PARAGRAPH.finditer(text, start, end):
@@ -178,7 +178,7 @@ def _count(text: str, language: str, spans: tuple[Span, ...], found: list[tuple[
         if len(form) > 1 and not form.isnumeric():
             said.append((row, form, f.kind, start, f.end))
     aliases = _aliases(text, said)
-    whole = _whole({form for _, form, kind, _, _ in said if kind == NAME})
+    whole = whole_names({form for _, form, kind, _, _ in said if kind == NAME})
     names = _names(text, said, whole)
     at = {name.normal: i for i, name in enumerate(names)}
     mentions = {(row, at[whole.get(form, form)]): (start, end) for row, form, _, start, end in reversed(said)}
@@ -205,7 +205,7 @@ def _names(text: str, said: Iterable[tuple[int, str, str, int, int]], whole: dic
     ]
 
 
-def _whole(names: set[str]) -> dict[str, str]:
+def whole_names(names: set[str]) -> dict[str, str]:
     """Each single word that ends exactly one longer name: a surname after the full one."""
     longer: dict[str, set[str]] = defaultdict(set)
     for name in names:

@@ -12,7 +12,9 @@ Shapes: P passages, E entities, S sentences.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from openbook.book.graph.asking import Extracting, chosen, parts_of
 from openbook.book.graph.build import Progress, catch_up, contents
-from openbook.book.graph.derive import Derived, Float, Places, Whole, derive
+from openbook.book.graph.derive import Derived, Float, Places, Tied, Whole, derive
 from openbook.book.graph.extract import KINDS, NAME, extract, normal
-from openbook.book.graph.stored import FOLDER, Said, read
+from openbook.book.graph.modelled import overlaid
+from openbook.book.graph.stored import FOLDER, Said, read, read_listing
 from openbook.book.manifest import faults
 
 if TYPE_CHECKING:
@@ -50,7 +54,8 @@ MOST_WORDS = 8
 @dataclass(frozen=True)
 class Entity:
     """A name or key phrase. `number` is its place in `Graph.entities`; counts are of the version's sentences,
-    passages and documents; `informative` is 1 for what one passage alone says, 0 for what all do."""
+    passages and documents; `informative` is 1 for what one passage alone says, 0 for what all do; `type` is what a
+    model called it, where one was asked."""
 
     number: int
     name: str
@@ -59,6 +64,7 @@ class Entity:
     sentences: int
     passages: int
     informative: float
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,10 @@ class Sentence:
 
 
 class Graph:
-    """What a version of a book says about what; made by `open_graph`."""
+    """What a version of a book says about what; made by `open_graph`. `made` names all that it was made of."""
 
-    def __init__(self, book: Book, said: Sequence[Said], places: Places) -> None:
-        self.book = book
+    def __init__(self, book: Book, said: Sequence[Said], places: Places, made: str = "") -> None:
+        self.book, self.made = book, made
         self.places = places
         self.documents = [each.key[0] for each in said]
         self.derived: Derived = derive(said, places)
@@ -148,6 +154,7 @@ class Graph:
             sentences=int(self.sentences_E[number]),
             passages=int(self.passages_E[number]),
             informative=float(d.informative_E[number]),
+            type=d.types.get(number, ""),
         )
 
     def find(self, name: str) -> Entity | None:
@@ -205,7 +212,18 @@ class Graph:
         rank = np.arange(len(row)) - np.searchsorted(row, row)
         row, col = row[rank < MOST_RELATED], col[rank < MOST_RELATED]
         few_SE = sparse.csr_matrix((np.ones(len(row)), (row, col)), shape=said.shape)
-        return few_SE.T @ few_SE
+        return few_SE.T @ few_SE + self._apart_EE
+
+    @property
+    def _apart_EE(self) -> Any:
+        """Relations that a model told of names in different sentences, each once for the sentences it is tied to."""
+        from scipy import sparse
+
+        apart = {(t.a, t.b, t.first, t.last) for t in self.derived.ties if t.first < t.last}
+        pairs = np.array([(a, b) for a, b, _, _ in sorted(apart)], dtype=np.int64).reshape(-1, 2)
+        pairs = np.concatenate([pairs, pairs[:, ::-1]])
+        shape = (len(self), len(self))
+        return sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=shape).tocsr()
 
     @cached_property
     def strength_E(self) -> Float:
@@ -225,6 +243,17 @@ class Graph:
         order = np.lexsort((cols, rows, -weights))[:most]
         together = self._together_EE
         return [Relation(int(rows[i]), int(cols[i]), float(weights[i]), int(together[rows[i], cols[i]])) for i in order]
+
+    @cached_property
+    def _told(self) -> dict[tuple[int, int], list[Tied]]:
+        told: dict[tuple[int, int], list[Tied]] = defaultdict(list)
+        for tied in self.derived.ties:
+            told[min(tied.a, tied.b), max(tied.a, tied.b)].append(tied)
+        return told
+
+    def told(self, a: int, b: int) -> list[Tied]:
+        """What a model said of the relation between two entities, each with the sentences that it is tied to."""
+        return self._told.get((min(a, b), max(a, b)), [])
 
     def sentences_of(self, *numbers: int) -> list[int]:
         """The sentences (numbers) that say all of these entities: of two, what makes their relation."""
@@ -289,14 +318,24 @@ def places_of(book: Book) -> Places:
     )
 
 
-def open_graph(book: Book, progress: Progress | None = None, *, by: str = "built-in") -> Graph:
+def open_graph(book: Book, progress: Progress | None = None, *, by: str | None = None) -> Graph:
     """The graph of a book at the version it is seen at; what is new in it is extracted first.
 
+    `by` an extractor, else as was chosen for the book (`openbook.book.graph.asking`); no model is asked here.
     `BookFault` where a file of the graph is damaged, the disk is full or the version was forgotten meanwhile.
     """
-    catch_up(book, by, progress)
+    folder = book.path / FOLDER
+    extracting = chosen(folder) if by is None else Extracting(by)
+    catch_up(book, extracting.by, progress)
     with faults(book.path):
-        return Graph(book, read(book.path / FOLDER, contents(book)), places_of(book))
+        wanted = contents(book)
+        said = read(folder, wanted)
+        parts = parts_of(folder, extracting.made, wanted) if extracting.how else {}
+        said = [overlaid(each, parts.get(each.key, []), extracting.how) for each in said]
+        asked = sorted((key, part.number) for key, of in parts.items() for part in of)
+        listing = read_listing(folder)
+        made = repr((sorted(wanted), listing and listing.by, listing and listing.format, extracting, asked))
+        return Graph(book, said, places_of(book), hashlib.sha256(made.encode()).hexdigest())
 
 
-__all__ = ["Entity", "Float", "Graph", "Relation", "Sentence", "open_graph"]
+__all__ = ["Entity", "Float", "Graph", "Relation", "Sentence", "Tied", "open_graph"]

@@ -4,6 +4,8 @@
       store.json        which segments count, in which order, and what they were extracted by
       000004.jsonl      a line a document: its id, the hash of its content, and its `Extraction`
       partition.txt     which community each name was in last (`openbook.book.communities`)
+      extraction.json   which extraction the graph is of, where one was chosen (`openbook.book.graph.asking`)
+      llm-0123456789ab/ the same for a model that was asked: a line a stretch of a document
       lock              held by the one process that writes
 
 A line is a function of one document's text, and of nothing else: so it is of every version of the book that has that
@@ -20,9 +22,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ from openbook.book.indices import joined
 from openbook.book.manifest import BookFault, faults, sync, write
 
 FOLDER, LISTING, LOCK, PARTITION = "graph", "store.json", "lock", "partition.txt"
+CHOICE, ASKED = "extraction.json", "llm-"
 LONGEST = 1 << 28
 """Bytes of a line that is read at all: a document has 20 million characters at most."""
 _NAME = re.compile(r"\d{6,12}\.jsonl")
@@ -52,11 +55,22 @@ class Listing:
     format: int = FORMAT
 
 
+class Tie(NamedTuple):
+    """A relation of two names (normal forms) that a model told, and the sentences that say both, the last included."""
+
+    a: str
+    b: str
+    first: int
+    last: int
+    what: str
+
+
 @dataclass(frozen=True)
 class Said:
     """What one document mentions: S sentences, N names, R mentions.
 
-    `kinds_N` counts in `extract.KINDS`, `mentions_R4` is (sentence, name, start, end).
+    `kinds_N` counts in `extract.KINDS`, `mentions_R4` is (sentence, name, start, end). `types` of names and `ties`
+    between them are a model's (`openbook.book.graph.modelled`), where one was asked.
     """
 
     key: Key
@@ -68,6 +82,8 @@ class Said:
     kinds_N: Whole
     mentions_R4: Whole
     aliases: list[tuple[str, str]]
+    types: dict[str, str] = field(default_factory=dict)
+    ties: list[Tie] = field(default_factory=list)
 
 
 def line_of(key: Key, title: str, found: Extraction) -> str:
@@ -90,8 +106,8 @@ def line_of(key: Key, title: str, found: Extraction) -> str:
 def read_line(line: bytes) -> Said:
     """A line, its numbers checked against each other; ValueError where it is damaged."""
     value = json.loads(line)
-    sentences_S2, mentions_R4 = _table(value["sentences"], 2), _table(value["mentions"], 4)
-    normals, shown, kinds_N = _texts(value["normals"]), _texts(value["shown"]), _table(value["kinds"], 1)[:, 0]
+    sentences_S2, mentions_R4 = table(value["sentences"], 2), table(value["mentions"], 4)
+    normals, shown, kinds_N = texts_of(value["normals"]), texts_of(value["shown"]), table(value["kinds"], 1)[:, 0]
     said = Said(
         key=(str(value["id"]), str(value["hash"])),
         title=str(value["title"]),
@@ -111,13 +127,15 @@ def read_line(line: bytes) -> Said:
     return said
 
 
-def _table(numbers: Any, width: int) -> Whole:
+def table(numbers: Any, width: int) -> Whole:
+    """Whole numbers of a line, so many a row; ValueError for anything else."""
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise ValueError
     return np.array(numbers, dtype=np.int64).reshape(-1, width)
 
 
-def _texts(values: Any) -> list[str]:
+def texts_of(values: Any) -> list[str]:
+    """Texts of a line; ValueError for anything else."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError
     return values
@@ -136,11 +154,12 @@ def read_listing(folder: Path) -> Listing | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _damaged(path) from error
+        raise damaged(path) from error
     return listing
 
 
-def _damaged(path: Path) -> BookFault:
+def damaged(path: Path) -> BookFault:
+    """What to say of a file of the graph that cannot be read."""
     return BookFault(f"{path} is damaged; delete {path.parent} and run: openbook graph")
 
 
@@ -168,7 +187,7 @@ def _lines(path: Path, wanted: Callable[[Key], bool]) -> Iterator[tuple[Key, byt
                 if wanted(key):
                     yield key, line
     except (OSError, ValueError) as error:
-        raise _damaged(path) from error
+        raise damaged(path) from error
 
 
 _HEAD = re.compile(rb'\{"id":"([0-9a-f]+)","hash":"([0-9a-f]*)"')
@@ -209,7 +228,7 @@ def _read(folder: Path, documents: set[Key]) -> list[Said]:
         try:
             found[key] = read_line(line)
         except (ValueError, TypeError, KeyError) as error:
-            raise _damaged(folder / LISTING) from error
+            raise damaged(folder / LISTING) from error
     return [found[key] for key in sorted(found)]
 
 
@@ -270,9 +289,9 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what the listing does not name."""
-        named = {*self.listing.segments, LISTING, LOCK, PARTITION} if self._listed else {LISTING, LOCK}
+        named = {*self.listing.segments, LISTING, LOCK, PARTITION, CHOICE} if self._listed else {LISTING, LOCK, CHOICE}
         for path in self.folder.iterdir():
-            if path.name not in named:
+            if path.name not in named and not path.is_dir():
                 path.unlink()
         sync(self.folder)
 
@@ -308,10 +327,16 @@ def _drop(book: Path, gone: Callable[[Key], bool]) -> int:
     if not folder.is_dir():
         return 0
     with writing(folder):
-        count = Store(folder).drop(gone)  # what a writer that was killed has left goes too
+        # What a writer that was killed has left goes too.
+        count = sum(Store(each).drop(gone) for each in [folder, *asked_folders(folder)])
         if count:
             _drop_names(folder)
     return count
+
+
+def asked_folders(folder: Path) -> list[Path]:
+    """Where the lines of each model are that was asked."""
+    return sorted(path for path in folder.glob(f"{ASKED}*") if path.is_dir())
 
 
 def _drop_names(folder: Path) -> None:
@@ -320,7 +345,8 @@ def _drop_names(folder: Path) -> None:
     if not path.exists():
         return
     try:
-        kept = {name for _, line in lines(folder, lambda key: True) for name in read_line(line).normals}
+        every = (line for each in [folder, *asked_folders(folder)] for _, line in lines(each, lambda key: True))
+        kept = {name for line in every for name in texts_of(json.loads(line)["normals"])}
         _, *rows = path.read_text("utf-8").splitlines()
         write(path, "\n".join(["", *(row for row in rows if row.rpartition("\t")[2] in kept)]) + "\n")
     except (BookFault, ValueError, TypeError, KeyError):

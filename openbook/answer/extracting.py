@@ -1,0 +1,277 @@
+"""Models that say what a text names, for a book's graph (`openbook.book.graph.asking`): one here, or one on a server.
+
+A model here writes under a grammar that is made of the text: a name can only be a run of its words that was not named
+before, a relation only join two names that stand near each other. So what it writes is JSON at every length it is cut
+at, goes round in no circle, and names nothing that is not there. The grammar is narrowed after each name and relation
+(llguidance's Lark with its substring automata). A server is sent a JSON schema; what it answers is read as it comes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openbook.book.graph.asking import Reply
+from openbook.book.graph.extract import normal, sentences_of
+from openbook.book.graph.modelled import APART, as_words, places
+from openbook.errors import Fault
+from openbook.lm.decoding.constrain import Guide, Guides, limits
+from openbook.lm.decoding.generate import Writing
+from openbook.lm.decoding.hypotheses import Text
+from openbook.lm.model import LanguageModel
+from openbook.lm.remote import Remote
+
+PROMPT = 1
+"""Raised when the prompt or the grammar changes: what was said under another does not count."""
+WRITTEN = 256
+"""Tokens that a reply may have."""
+MOST_NAMES, MOST_RELATIONS = 12, 8
+MOST_WORDS, LONGEST = 8, 60
+"""Words and characters of a name, two characters at least."""
+TYPES = ("person", "organization", "place", "work", "event", "date", "concept", "thing")
+SYSTEM = (
+    "List who and what the text names, and how they are related, as JSON. Use only names that stand in the text, "
+    "the most important first."
+)
+SHOWN = "Marta Lund founded the Polar Institute in Tromsø in 1928. It studies sea ice."
+SAID = {
+    "names": [["Marta Lund", "person"], ["Polar Institute", "organization"], ["Tromsø", "place"], ["sea ice", "thing"]],
+    "relations": [["Marta Lund", "founded", "Polar Institute"], ["Polar Institute", "is in", "Tromsø"]],
+}
+_CHUNK = re.compile(r"[^\W_]+|\s+|[^\w\s]|_")
+_BARRED = re.compile(r"[^\w\s.,'’&/+#:-]")
+
+
+def messages(text: str) -> list[dict[str, str]]:
+    """What a model is asked: one example, then the text."""
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": SHOWN},
+        {"role": "assistant", "content": json.dumps(SAID, ensure_ascii=False)},
+        {"role": "user", "content": text},
+    ]
+
+
+@dataclass
+class Local:
+    """A model of this machine as an `openbook.book.graph.asking.Modeller`."""
+
+    model: LanguageModel
+
+    @property
+    def made(self) -> str:
+        """The model, its weights and precision, and the prompt."""
+        return f"{self.model.name} {self.model.fingerprint} prompt {PROMPT}"
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens after which the reply begins."""
+        return self.model.tokenizer.encode_chat(messages(text))
+
+    def cost(self, text: str) -> tuple[int, int]:
+        """Tokens of the prompt, and of the longest reply."""
+        return len(self.prompt(text)), WRITTEN
+
+    def __call__(self, text: str) -> Reply:
+        """What the model writes under the text's grammar."""
+        prompt = self.prompt(text)
+        with self.model.runner.alone():
+            guide = Naming(self.model.guides, text)
+            writing = Writing(
+                Text(self.model.runner, [prompt], WRITTEN), self.model.tokenizer, max_tokens=WRITTEN, guide=guide
+            )
+            pieces = list(writing)
+        return Reply("".join(piece.text for piece in pieces), len(prompt), len(pieces))
+
+
+class Naming(Guide):
+    """A guide whose grammar knows what was named already."""
+
+    def __init__(self, guides: Guides, text: str) -> None:
+        self.text, self.tokens = text, list[int]()
+        self.names: list[str] = []
+        self.said = 0
+        self.near = _Near(text)
+        super().__init__(guides, _matcher(guides, grammar(text, "", (), {})))
+
+    def fork(self) -> Guide:
+        raise Fault("what a text names is written one text at a time, without beams")
+
+    def add(self, token: int) -> None:
+        """Append a token that was allowed; where it ends a name or a relation, the grammar is made anew."""
+        super().add(token)
+        self.tokens.append(token)
+        written = b"".join(map(self._guides.tokenizer.token_bytes, self.tokens)).decode("utf-8", "ignore")
+        names, relations = _told(written)
+        if (len(names), len(relations)) != (len(self.names), self.said):
+            self.names, self.said = names, len(relations)
+            prefix = written[: _ended(written)]
+            rest = self.near.pairs(names, relations)
+            self._matcher = _matcher(self._guides, grammar(self.text, prefix, names, rest, len(relations)))
+            self._began = False
+            for each in self.tokens:
+                super().add(each)
+
+
+_NAME = re.compile(r'\["([^"]*)", "')
+_RELATION = re.compile(r'\["([^"]*)", "[^"]*", "([^"]*)"\]')
+_BREAK = '], "relations": ['
+
+
+def _told(written: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names, and pairs of related ones, that are written to their end."""
+    names, _, relations = written.partition(_BREAK)
+    return _NAME.findall(names), _RELATION.findall(relations)
+
+
+def _ended(written: str) -> int:
+    """Where the last thing ends that stays as it is: a name that is followed by its type, or a relation."""
+    names, found, relations = written.partition(_BREAK)
+    if not found:
+        return max((match.end() for match in _NAME.finditer(names)), default=0)
+    ends = [match.end() for match in _RELATION.finditer(relations)]
+    return len(names) + len(found) + max(ends, default=0)
+
+
+class _Near:
+    """Which names of a text may be related: those that one sentence says, or sentences near each other."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.sentences = text, list(sentences_of(text))
+        self.rows: dict[str, set[int]] = {}
+
+    def _rows(self, name: str) -> set[int]:
+        if name not in self.rows:
+            self.rows[name] = set(places(self.text, self.sentences, (0, len(self.sentences)), name))
+        return self.rows[name]
+
+    def pairs(self, names: Sequence[str], related: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+        """For each name those it may still be related to."""
+        told = {frozenset(pair) for pair in related}
+        found = {a: [b for b in names if frozenset((a, b)) not in told and self._near(a, b)] for a in names}
+        return {a: others for a, others in found.items() if others}
+
+    def _near(self, a: str, b: str) -> bool:
+        if normal(a) == normal(b):
+            return False
+        return any(abs(i - j) <= APART for i in self._rows(a) for j in self._rows(b))
+
+
+def _matcher(guides: Guides, lark: str) -> Any:
+    from llguidance import LLMatcher
+
+    return LLMatcher(guides._vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits())
+
+
+def grammar(text: str, prefix: str, names: Sequence[str], near: dict[str, list[str]], related: int = 0) -> str:
+    """What may be written of a text after `prefix`, in which `names` were named and `related` relations told."""
+    return "\n".join(
+        [
+            *_rest(prefix, names, near, related),
+            f"TYPE: {' | '.join(map(_literal, TYPES))}",
+            r'WHAT: /[^"\\\x00-\x1f]{2,40}/',
+            f"NAME: SUB & /[^\\W_][^\\n ]*( [^\\n ]+){{0,{MOST_WORDS - 1}}}/ & /[^\\n]{{1,{LONGEST}}}[^\\W_]/",
+            f"SUB: %regex {json.dumps({'substring_chunks': _chunks(text, names)})}",
+        ]
+    )
+
+
+def _chunks(text: str, names: Sequence[str]) -> list[str]:
+    """The words of a text, and line ends, over which no name goes: between sentences, at brackets and quotes, and where
+    something is that was named already."""
+    chunks: list[str] = []
+    for start, end in sentences_of(text):
+        sentence = text[start:end]
+        for name in names:
+            sentence = as_words(name).sub("\x00", sentence)
+        chunks += [" " if chunk.isspace() else _BARRED.sub("\n", chunk) for chunk in _CHUNK.findall(sentence)] + ["\n"]
+    return chunks or ["\n"]
+
+
+def _rest(prefix: str, names: Sequence[str], near: dict[str, list[str]], related: int) -> Iterator[str]:
+    """The rules of what follows: names, or relations where there are such already."""
+    if _BREAK in prefix:
+        again = _some('", " relation', MOST_RELATIONS - related if near else 0)
+        yield f'start: {_literal(prefix)} {again} "]}}"'
+    else:
+        begun = f'{_literal(prefix)} TYPE "\\"]"' if names else '"{\\"names\\": [" name'
+        more, some = _some('", " name', MOST_NAMES - max(1, len(names))), _some('", " relation', MOST_RELATIONS - 1)
+        yield f'start: {begun} {more} {_literal(_BREAK)} {f"(relation {some})?" if near else ""} "]}}"'
+    yield 'name: "[\\"" NAME "\\", \\"" TYPE "\\"]"'
+    if near:
+        each = [f'{_literal(a)} "\\", \\"" WHAT "\\", \\"" ({" | ".join(map(_literal, bs))})' for a, bs in near.items()]
+        yield f'relation: "[\\"" ({" | ".join(each)}) "\\"]"'
+
+
+def _some(rule: str, most: int) -> str:
+    return f"({rule}){{0,{most}}}" if most > 0 else ""
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "names": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "type": {"type": "string"}},
+                "required": ["name", "type"],
+                "additionalProperties": False,
+            },
+        },
+        "relations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {each: {"type": "string"} for each in ("a", "relation", "b")},
+                "required": ["a", "relation", "b"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["names", "relations"],
+    "additionalProperties": False,
+}
+"""What a server is to answer."""
+
+
+@dataclass
+class OnServer:
+    """A model behind an OpenAI-compatible server as an `openbook.book.graph.asking.Modeller`.
+
+    A server that knows no `response_format` is asked without; of its answer every whole item is taken anyhow.
+    """
+
+    remote: Remote
+    plain: bool = field(default=False, init=False)
+
+    @property
+    def made(self) -> str:
+        """The server's address, the model's name there, and the prompt."""
+        return f"{self.remote.address}#{self.remote.name} prompt {PROMPT}"
+
+    def cost(self, text: str) -> tuple[int, int]:
+        """At most: a token has a byte or more."""
+        return sum(len(message["content"].encode()) for message in messages(text)), 2 * WRITTEN
+
+    def __call__(self, text: str) -> Reply:
+        """What the server answers, in tokens as it counts them; else as `cost` does."""
+        shape = {"type": "json_schema", "json_schema": {"name": "named", "strict": True, "schema": SCHEMA}}
+        try:
+            reply = self._ask(text, None if self.plain else shape)
+        except Fault as error:
+            if self.plain or "status 4" not in str(error):
+                raise
+            reply = self._ask(text, None)
+            self.plain = True
+        most = self.cost(text)
+        return Reply(reply.text, reply.read or most[0], reply.written or most[1])
+
+    def _ask(self, text: str, shape: dict[str, Any] | None) -> Any:
+        return self.remote.chat(messages(text), temperature=0, seed=0, max_tokens=2 * WRITTEN, response_format=shape)

@@ -1,0 +1,99 @@
+"""What `graph` does with a model: names that it finds in the documents, with what that costs said first."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from openbook.cli import options
+from openbook.cli.output import complain, err, one_line, out, plural, print_json, progress_bar
+from openbook.errors import Fault
+
+if TYPE_CHECKING:
+    from openbook.book.graph.asking import Asking, Modeller
+    from openbook.book.store import Book
+    from openbook.config import Config
+
+KEY = "OPENBOOK_MEMBER_KEY"
+
+
+def extract(
+    config: Config, book: Book, how: str, model: str | None, budget: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Choose how the names of a book are extracted; by a model: ask it about what is left, or tell what that costs.
+
+    After a dry run, exits.
+    """
+    from openbook.book.graph.asking import Extracting, ask, choose, estimate
+    from openbook.book.graph.extract import extractors
+    from openbook.book.graph.modelled import WAYS
+
+    if how not in WAYS:
+        if model is not None or budget is not None or dry_run:
+            raise typer.BadParameter(f"--extract {how} asks no model; --extract-model, --budget, --dry-run are of one")
+        if how not in extractors():
+            raise Fault(f"no extractor is called {how!r}; there are: {', '.join([*extractors(), *WAYS])}")
+        choose(book, Extracting(how))
+        return
+    modeller = modeller_of(config, model)
+    if dry_run:
+        planned = estimate(book, modeller)
+        _tell_plan(planned, modeller.made, as_json)
+        raise typer.Exit
+    choose(book, Extracting(how=how, made=modeller.made))
+    with progress_bar() as progress:
+        done = ask(book, modeller, budget, progress)
+    if done.calls or done.left:
+        _tell(done)
+
+
+def modeller_of(config: Config, name: str | None) -> Modeller:
+    """The model here, or on a server, that is to say what texts name."""
+    from openbook.answer.extracting import Local, OnServer
+
+    if name is not None and "://" in name:
+        from openbook.lm.remote import Remote
+
+        return OnServer(Remote.named(name, os.environ.get(KEY) or None))
+    from openbook.cli.models import here
+
+    return Local(options.model_of(config, here(name or config.model or "smollm2")))
+
+
+def _tell_plan(planned: Asking, made: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"model": made, **_cost(planned), "documents": planned.documents})
+        return
+    out().print(
+        f"{plural(planned.calls, 'call')} about {plural(planned.documents, 'document')}: "
+        f"{planned.read:,} tokens read and {planned.written:,} written, at most",
+        soft_wrap=True,
+    )
+
+
+def _cost(asking: Asking) -> dict[str, Any]:
+    return {"calls": asking.calls, "read": asking.read, "written": asking.written}
+
+
+def _tell(done: Asking) -> None:
+    complain(
+        f"{plural(done.calls, 'call')} in {done.seconds:.0f} s, {done.read:,} tokens read, {done.written:,} written; "
+        f"{plural(done.names, 'name')} and {plural(done.relations, 'relation')} kept, {done.dropped_names:,} and "
+        f"{done.dropped_relations:,} dropped that the text does not say"
+    )
+    if done.left:
+        complain(f"the budget is spent, {plural(done.left, 'call')} left: the same command goes on with them")
+
+
+def shown_choice(book: Book) -> None:
+    """One line where a model names things: which, for what part of the documents."""
+    from openbook.book.graph.asking import chosen, covered
+    from openbook.book.graph.stored import FOLDER
+
+    extracting = chosen(book.path / FOLDER)
+    if extracting.how:
+        done, documents = covered(book, extracting.made)
+        err_line = f"names by {extracting.made.split()[0]}, {done:,} of {plural(documents, 'document')} whole"
+        err().print(one_line(err_line), style="dim", markup=False)
