@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from openbook.book.apart import parse_apart
 from openbook.book.documents import Unreadable, load, own_kind, parse, searched, supported
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault
 from openbook.book.passages import in_place, split
+from openbook.book.uploads import UPLOADS, Incoming, settle
 from openbook.book.walk import Found, Skipped, is_book, walk
 from openbook.book.writer import Batch, Entry, Writer, document_id
 
@@ -78,10 +80,12 @@ def add(
     encoder: Embedder,
     progress: Progress | None,
     as_media: str | None = None,
+    careful: bool = False,
+    incoming: Mapping[Path, Incoming] | None = None,
 ) -> Added:
     """Bring the book up to date with `paths`; see `Book.add`. `as_media`: read them as that, whatever their ending."""
     began = time.monotonic()
-    run = _Run(writer, known, encoder, progress or (lambda done, total, name: None), as_media)
+    run = _Run(writer, known, encoder, progress or (lambda done, total, name: None), as_media, careful, incoming or {})
     run.plan([_absolute(path) for path in paths])
     run.work()
     run.added.seconds = time.monotonic() - began
@@ -96,9 +100,13 @@ class _Run:
         encoder: Embedder,
         progress: Progress,
         as_media: str | None = None,
+        careful: bool = False,
+        incoming: Mapping[Path, Incoming] | None = None,
     ) -> None:
         self.added = Added()
         self._as_media = as_media
+        self._parse = parse_apart if careful else parse
+        self._incoming = incoming or {}
         self._writer = writer
         self._encoder = encoder
         self._progress = progress
@@ -113,14 +121,14 @@ class _Run:
     def plan(self, roots: Sequence[Path]) -> None:
         """Find the files; refuse, before anything is written, what cannot be meant."""
         for root in roots:
-            if not os.path.lexists(root):
+            if root not in self._incoming and not os.path.lexists(root):
                 raise BookFault(f"{root} does not exist; nothing was added")
             found = self._look(root)
             if not found.files and not any(self._under(row.path, root) for row in self._known.values()):
                 reasons = "".join(f"; {s.name}: {s.reason}" for s in found.skipped[:3])
                 raise BookFault(
                     f"no readable documents in {root} ({found.ignored} files of other kinds{reasons}); "
-                    f"Markdown, text, HTML, PDF and source code are read ({len(supported())} endings)"
+                    f"Markdown, text, HTML, PDF, Word and source code are read ({len(supported())} endings)"
                 )
             self.added.ignored += found.ignored
             self.added.skipped += found.skipped
@@ -132,7 +140,7 @@ class _Run:
                     self.added.skipped.append(Skipped(shown, "its name is not UTF-8; rename it"))
 
     def _look(self, root: Path) -> Found:
-        if not root.is_dir():
+        if root in self._incoming or not root.is_dir():
             return Found([root])
         if is_book(root):
             raise BookFault(f"{root} is a book, not documents; name the folder the documents are in")
@@ -169,15 +177,17 @@ class _Run:
             raise BookFault(f"nothing could be read: {first}{more}")
 
     def _take(self, job: _Job) -> None:
-        row = self._known.get(str(job.path))
+        row, come = self._known.get(str(job.path)), self._incoming.get(job.path)
         try:
-            if row and self._as_before(row) and self._same_time(job.path, row):
+            if row and not come and self._as_before(row) and self._same_time(job.path, row):
                 self.added.unchanged += 1
                 return
             entry = self._read(job, row)
+            if come:
+                settle(come, job.path)
         except Unreadable as error:
-            self.added.skipped.append(Skipped(str(job.path), error.reason))
-            if row:
+            self.added.skipped.append(Skipped(come.name if come else str(job.path), error.reason))
+            if row and not come:  # a file that came and cannot be read is no reason to lose the one that is here
                 self._batch.gone.append(row.id)
                 self.added.dropped += 1
             return
@@ -207,12 +217,15 @@ class _Run:
 
     def _read(self, job: _Job, row: Known | None) -> Entry | None:
         """The entry to store, or None where the content is what the book holds."""
-        loaded = load(job.path)
+        come = self._incoming.get(job.path)
+        loaded = load(come.staged if come else job.path)
         digest = hashlib.sha256(loaded.data).hexdigest()
         if row and row.hash == digest and self._as_before(row):
             return None
         name = row.name if row else self._name(job)
-        document = parse(loaded.data, job.path, name, self._as_media or (own_kind(row.media or "") if row else None))
+        document = self._parse(
+            loaded.data, job.path, name, self._as_media or (own_kind(row.media or "") if row else None)
+        )
         # Like git's "racy" files: a time this fresh proves nothing, so 0 makes the next add compare contents.
         trusted = time.time_ns() - loaded.mtime_ns > RACY_NS
         return Entry(
@@ -228,6 +241,12 @@ class _Run:
 
     def _name(self, job: _Job) -> str:
         """`notes/comet.md` for a file below `notes/`; the whole path where another document has that name."""
+        if come := self._incoming.get(job.path):
+            name = come.name
+            while self._owner.get(name, str(job.path)) != str(job.path):
+                name = f"{UPLOADS}/{name}"
+            self._owner[name] = str(job.path)
+            return name
         inside = "" if job.path == job.root else job.path.relative_to(job.root).as_posix()
         name = "/".join(part for part in (job.root.name, inside) if part)
         if self._owner.get(name, str(job.path)) != str(job.path):

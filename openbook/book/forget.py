@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openbook.book import tables, versions
+from openbook.book import tables, uploads, versions
 from openbook.book.manifest import (
     FORGETTING,
     BookFault,
@@ -98,6 +98,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         neighbours = _forget_neighbours(book, sorted(going))
         _forget_graph(book, sorted(going))
         _forget_pairs(book)
+        uploads.forget(book, traces.paths)
         writer.sweep()
         _sweep_others(book)
         answers += forget_answers(book, traces)

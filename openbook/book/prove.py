@@ -22,6 +22,7 @@ from openbook.book import indices, tables
 from openbook.book.fst import Dictionary
 from openbook.book.manifest import BookFault, faults, manifests, read_head
 from openbook.book.traces import Needles, Traces, heads, pieces, strings, words
+from openbook.book.uploads import UPLOADS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,6 +108,8 @@ class _Search:
 
     def _file(self, path: Path, where: str) -> None:
         self._bytes(_mapped(path), where)
+        if path.relative_to(self.book).parts[0] == UPLOADS:
+            return  # the original of another document, as a stranger made it: nothing here is read as the book's own
         if _is_lance(path):
             self._lance(path, where)
         elif path.suffix in (".zip", ".npz", ".gz"):

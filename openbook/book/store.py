@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from openbook.book.candidates import FIELDS
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault, Manifest, Wait, faults, look, now, numbers, publish, sync, writing
 from openbook.book.passages import Passage
+from openbook.book.uploads import Incoming, here
 from openbook.book.versions import Diff, Pruned, Ref, Version
 from openbook.book.walk import is_book
 from openbook.book.writer import Writer
@@ -74,6 +75,8 @@ class Book:
         wait: Wait = True,
         as_media: str | None = None,
         made: str = "add",
+        careful: bool = False,
+        incoming: Mapping[Path, Incoming] | None = None,
     ) -> Added:
         """Read files and folders into the book, and bring what came from them before up to date.
 
@@ -82,6 +85,8 @@ class Book:
         Raises `BookFault` where a path is missing or holds no documents, the disk is full, this book was opened `at` a
         version, or another process is writing and `wait` is False. `as_media` names what they are read as, where that
         is not for their endings to say (`openbook.book.faq`); `made` is what `versions` says of it.
+        `careful` reads each file in a process apart, bounded (`openbook.book.apart`); `incoming` says for paths that
+        are yet to be where their bytes lie (`openbook.book.uploads`).
         """
         if not paths:
             raise BookFault("nothing to add: name at least one file or folder")
@@ -92,7 +97,7 @@ class Book:
             writer = Writer(self.path, self.manifest, made)
             try:
                 writer.sweep()
-                return add(writer, self._known(), paths, encoder, progress, as_media)
+                return add(writer, self._known(), paths, encoder, progress, as_media, careful, incoming)
             finally:
                 self._see()
 
@@ -255,7 +260,8 @@ class Book:
 
     def _known(self) -> list[Known]:
         columns = ["id", "name", "path", "hash", "size", "mtime_ns", "media"]
-        return [Known(**row) for row in self._rows(self.documents_table, columns)]
+        rows = self._rows(self.documents_table, columns)
+        return [Known(**row | {"path": here(self.path, row["path"])}) for row in rows]
 
     def _rows(self, table: lance.LanceDataset | None, columns: Sequence[str], where: str | None = None) -> list[Any]:
         if table is None:

@@ -45,6 +45,14 @@ def add(
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="M", help="Whose neighbours; else smollm2.")
     ] = None,
+    careful: Annotated[
+        bool,
+        typer.Option(
+            "--careful",
+            metavar="",
+            help="Files of strangers: read each in a process apart, bounded in memory and time.",
+        ),
+    ] = False,
 ) -> None:
     """Read files and folders into a book; again: update what changed."""
     config = options.configure(book=book, model=model)
@@ -54,7 +62,7 @@ def add(
     from openbook.book.store import open_book
 
     opened = open_book(config.book)
-    added = _add(opened, paths, encoder(config))
+    added = _add(opened, paths, encoder(config), careful)
     holds = f"{one_line(opened.path)} holds {plural(opened.count, 'passage')}"
     print(f"{summary(added)} in {added.seconds:.1f} s; {holds}")
     if neighbours:
@@ -167,9 +175,9 @@ def _turn(book: Path) -> Iterator[None]:
         yield
 
 
-def _add(book: Book, paths: list[Path], embedder: Embedder) -> Added:
+def _add(book: Book, paths: list[Path], embedder: Embedder, careful: bool = False) -> Added:
     with progress_bar() as progress:
-        added = book.add(*paths, encoder=embedder, progress=progress, wait=complain)
+        added = book.add(*paths, encoder=embedder, progress=progress, wait=complain, careful=careful)
     for skipped in added.skipped[:SHOWN_SKIPPED]:
         complain(f"skipped {skipped.name}: {skipped.reason}")
     if len(added.skipped) > SHOWN_SKIPPED:

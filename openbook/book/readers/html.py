@@ -39,11 +39,14 @@ MAX_DEPTH = 2_000
 @reader(".html", ".htm", ".xhtml", media="text/html")
 def read_html(data: bytes) -> Extracted:
     """Text of the body; title from `<title>`, else the first heading; scripts, styles and navigation dropped."""
-    from selectolax.lexbor import LexborHTMLParser
+    from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
     source, note = decode_page(data)
     check_depth(source)
-    tree = LexborHTMLParser(source)
+    try:
+        tree = LexborHTMLParser(source)
+    except SelectolaxError as error:  # any text is HTML to it, so this is memory
+        raise Unreadable("needs more memory to be read than there is; split it") from error
     if tree.body is None:
         raise Unreadable("holds no text")
     text = _Text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from openbook.book.documents import MAX_PAGES, Extracted, Unreadable, check_length, reader, tidy
 
@@ -13,16 +14,21 @@ _SOFT_HYPHEN = re.compile("[\ufffe\x02]\\s*")
 @reader(".pdf", media="application/pdf")
 def read_pdf(data: bytes) -> Extracted:
     """Text of all pages, an empty line between two; `page_starts` says where each begins."""
-    import pypdfium2
-
-    try:
-        pdf = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        raise Unreadable(_reason(data, str(error))) from error
+    pdf = opened(data)
     try:
         return _extract(pdf)
     finally:
         pdf.close()
+
+
+def opened(data: bytes) -> Any:
+    """The file as pdfium sees it, which the caller closes; `Unreadable` says why not."""
+    import pypdfium2
+
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        raise Unreadable(_reason(data, str(error))) from error
 
 
 def _reason(data: bytes, message: str) -> str:
@@ -34,8 +40,8 @@ def _reason(data: bytes, message: str) -> str:
     return f"is a damaged PDF{tail}"
 
 
-def _extract(pdf: object) -> Extracted:
-    count = len(pdf)  # type: ignore[arg-type]
+def _extract(pdf: Any) -> Extracted:
+    count = len(pdf)
     if count > MAX_PAGES:
         raise Unreadable(f"has {count:,} pages, more than the limit of {MAX_PAGES:,}; split it")
     pieces: list[str] = []
@@ -44,9 +50,9 @@ def _extract(pdf: object) -> Extracted:
     for number in range(count):
         try:
             page = _page(pdf, number)
-        except Exception as error:  # one damaged page must not cost the others; pdfium's errors are untyped
-            if isinstance(error, Unreadable):
-                raise
+        except Unreadable:
+            raise
+        except Exception:  # one damaged page must not cost the others; pdfium's errors are untyped
             broken.append(number + 1)
             page = ""
         if pieces:
@@ -63,8 +69,16 @@ def _extract(pdf: object) -> Extracted:
     return Extracted(text, _title(pdf), page_starts=tuple(starts), note=note)
 
 
-def _page(pdf: object, number: int) -> str:
-    page = pdf[number]  # type: ignore[index]
+def page_text(pdf: Any, number: int) -> str:
+    """What page `number` (from 0) has in the document's text."""
+    try:
+        return _page(pdf, number)
+    except Exception:  # as `_extract` has it: pdfium's errors are untyped
+        return ""
+
+
+def _page(pdf: Any, number: int) -> str:
+    page = pdf[number]
     try:
         content = page.get_textpage()
         try:
@@ -75,8 +89,8 @@ def _page(pdf: object, number: int) -> str:
         page.close()
 
 
-def _title(pdf: object) -> str | None:
+def _title(pdf: Any) -> str | None:
     try:
-        return tidy(str(pdf.get_metadata_dict().get("Title") or "")) or None  # type: ignore[attr-defined]
+        return tidy(str(pdf.get_metadata_dict().get("Title") or "")) or None
     except Exception:  # metadata is a courtesy; a broken one is no reason to refuse the text
         return None
