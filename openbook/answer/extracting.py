@@ -3,7 +3,9 @@
 A model here writes under a grammar that is made of the text: a name can only be a run of its words that was not named
 before, a relation only join two names that stand near each other. So what it writes is JSON at every length it is cut
 at, goes round in no circle, and names nothing that is not there. The grammar is narrowed after each name and relation
-(llguidance's Lark with its substring automata). A server is sent a JSON schema; what it answers is read as it comes.
+(llguidance's Lark with its substring automata). What the model wrote only because it was held to that form shows in its
+own probabilities: a name of which it gives a token less than e^`SURE` in the mean does not count, and after `TRIED` of
+them in a row no more are asked for. A server is sent a JSON schema; what it answers is read as it comes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ WRITTEN = 256
 MOST_NAMES, MOST_RELATIONS = 12, 8
 MOST_WORDS, LONGEST = 8, 60
 """Words and characters of a name, two characters at least."""
-TYPES = ("person", "organization", "place", "work", "event", "date", "concept", "thing")
+SURE, TRIED = -3.0, 2
 SYSTEM = (
     "List who and what the text names, and how they are related, as JSON. Use only names that stand in the text, "
     "the most important first."
@@ -75,24 +77,29 @@ class Local:
         return len(self.prompt(text)), WRITTEN
 
     def __call__(self, text: str) -> Reply:
-        """What the model writes under the text's grammar."""
+        """What the model writes under the text's grammar, and means."""
         prompt = self.prompt(text)
         with self.model.runner.alone():
             guide = Naming(self.model.guides, text)
             writing = Writing(
                 Text(self.model.runner, [prompt], WRITTEN), self.model.tokenizer, max_tokens=WRITTEN, guide=guide
             )
-            pieces = list(writing)
-        return Reply("".join(piece.text for piece in pieces), len(prompt), len(pieces))
+            written, marks = 0, list[float]()
+            for piece in writing:
+                marks += [piece.log_p] * len(piece.text)
+                guide.judge(marks)
+                written += 1
+        return Reply(guide.said(), len(prompt), written, len(guide.unsure))
 
 
 class Naming(Guide):
-    """A guide whose grammar knows what was named already."""
+    """A guide whose grammar knows what was named already: `names`, and in `unsure` those that do not count."""
 
     def __init__(self, guides: Guides, text: str) -> None:
-        self.text, self.tokens = text, list[int]()
+        self.text, self.tokens, self.written = text, list[int](), ""
         self.names: list[str] = []
-        self.said = 0
+        self.unsure: set[str] = set()
+        self.judged, self.missed, self.related = 0, 0, 0
         self.near = _Near(text)
         super().__init__(guides, _matcher(guides, grammar(text, "", (), {})))
 
@@ -103,36 +110,63 @@ class Naming(Guide):
         """Append a token that was allowed; where it ends a name or a relation, the grammar is made anew."""
         super().add(token)
         self.tokens.append(token)
-        written = b"".join(map(self._guides.tokenizer.token_bytes, self.tokens)).decode("utf-8", "ignore")
-        names, relations = _told(written)
-        if (len(names), len(relations)) != (len(self.names), self.said):
-            self.names, self.said = names, len(relations)
-            prefix = written[: _ended(written)]
-            rest = self.near.pairs(names, relations)
-            self._matcher = _matcher(self._guides, grammar(self.text, prefix, names, rest, len(relations)))
-            self._began = False
-            for each in self.tokens:
-                super().add(each)
+        spelled = b"".join(map(self._guides.tokenizer.token_bytes, self.tokens))
+        self.written = spelled.decode("utf-8", "ignore")
+        names, relations = _told(self.written)
+        if (len(names), len(relations)) != (len(self.names), self.related):
+            self.names, self.related = [match[1] for match in names], len(relations)
+            self._narrow()
+
+    def judge(self, marks: Sequence[float]) -> None:
+        """Look at names that were not looked at; `marks` are the model's log p of the token of each character."""
+        for match in _told(self.written)[0][self.judged :]:
+            self.judged += 1
+            mean = sum(marks[slice(*match.span(1))]) / max(1, len(match[1]))
+            self.missed = self.missed + 1 if mean < SURE else 0
+            if mean < SURE:
+                self.unsure.add(match[1])
+                self._narrow()
+
+    def _narrow(self) -> None:
+        relations = _told(self.written)[1]
+        sure = [name for name in self.names if name not in self.unsure]
+        near = self.near.pairs(sure, [(match[1], match[3]) for match in relations])
+        prefix, enough = self.written[: _ended(self.written)], self.missed >= TRIED
+        fresh = _matcher(self._guides, grammar(self.text, prefix, self.names, near, len(relations), enough))
+        first = [self._guides.first.get(token, token) for token in self.tokens[:1]]
+        tokens = [*first, *self.tokens[1:]]
+        if fresh.validate_tokens(tokens) == len(tokens):  # else the last token went on already: after the next one
+            fresh.consume_tokens(tokens)
+            self._matcher = fresh
+            self._check()
+
+    def said(self) -> str:
+        """All that was written to its end and counts, as JSON."""
+        start, _, rest = self.written.partition(_BREAK)
+        names = [[m[1], m[2]] for m in _WHOLE_NAME.finditer(start) if m[1] not in self.unsure]
+        relations = [[m[1], m[2], m[3]] for m in _RELATION.finditer(rest)]
+        return json.dumps({"names": names, "relations": relations}, ensure_ascii=False)
 
 
 _NAME = re.compile(r'\["([^"]*)", "')
-_RELATION = re.compile(r'\["([^"]*)", "[^"]*", "([^"]*)"\]')
+_WHOLE_NAME = re.compile(r'\["([^"]*)", "([^"]*)"\]')
+_RELATION = re.compile(r'\["([^"]*)", "([^"]*)", "([^"]*)"\]')
 _BREAK = '], "relations": ['
 
 
-def _told(written: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Names, and pairs of related ones, that are written to their end."""
+def _told(written: str) -> tuple[list[re.Match[str]], list[re.Match[str]]]:
+    """Names, and relations, that are written to their end."""
     names, _, relations = written.partition(_BREAK)
-    return _NAME.findall(names), _RELATION.findall(relations)
+    return list(_NAME.finditer(names)), list(_RELATION.finditer(relations))
 
 
 def _ended(written: str) -> int:
     """Where the last thing ends that stays as it is: a name that is followed by its type, or a relation."""
-    names, found, relations = written.partition(_BREAK)
+    start, found, _ = written.partition(_BREAK)
+    names, relations = _told(written)
     if not found:
-        return max((match.end() for match in _NAME.finditer(names)), default=0)
-    ends = [match.end() for match in _RELATION.finditer(relations)]
-    return len(names) + len(found) + max(ends, default=0)
+        return max((match.end() for match in names), default=0)
+    return len(start) + len(found) + max((match.end() for match in relations), default=0)
 
 
 class _Near:
@@ -165,12 +199,21 @@ def _matcher(guides: Guides, lark: str) -> Any:
     return LLMatcher(guides._vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits())
 
 
-def grammar(text: str, prefix: str, names: Sequence[str], near: dict[str, list[str]], related: int = 0) -> str:
-    """What may be written of a text after `prefix`, in which `names` were named and `related` relations told."""
+def grammar(
+    text: str,
+    prefix: str,
+    names: Sequence[str],
+    near: dict[str, list[str]],
+    related: int = 0,
+    enough: bool = False,
+) -> str:
+    """What may be written of a text after `prefix`, in which `names` were named and `related` relations told; `enough`
+    says that no more are to be named."""
+    more = 0 if enough else MOST_NAMES - max(1, len(names))
     return "\n".join(
         [
-            *_rest(prefix, names, near, related),
-            f"TYPE: {' | '.join(map(_literal, TYPES))}",
+            *_rest(prefix, bool(names), more, near, MOST_RELATIONS - related),
+            "TYPE: /[a-z][a-z -]{1,18}[a-z]/",
             r'WHAT: /[^"\\\x00-\x1f]{2,40}/',
             f"NAME: SUB & /[^\\W_][^\\n ]*( [^\\n ]+){{0,{MOST_WORDS - 1}}}/ & /[^\\n]{{1,{LONGEST}}}[^\\W_]/",
             f"SUB: %regex {json.dumps({'substring_chunks': _chunks(text, names)})}",
@@ -190,23 +233,22 @@ def _chunks(text: str, names: Sequence[str]) -> list[str]:
     return chunks or ["\n"]
 
 
-def _rest(prefix: str, names: Sequence[str], near: dict[str, list[str]], related: int) -> Iterator[str]:
+def _rest(prefix: str, named: bool, more: int, near: dict[str, list[str]], relations: int) -> Iterator[str]:
     """The rules of what follows: names, or relations where there are such already."""
     if _BREAK in prefix:
-        again = _some('", " relation', MOST_RELATIONS - related if near else 0)
-        yield f'start: {_literal(prefix)} {again} "]}}"'
+        yield f'start: {_literal(prefix)} {_some(", ", "relation", relations if near else 0)} "]}}"'
     else:
-        begun = f'{_literal(prefix)} TYPE "\\"]"' if names else '"{\\"names\\": [" name'
-        more, some = _some('", " name', MOST_NAMES - max(1, len(names))), _some('", " relation', MOST_RELATIONS - 1)
-        yield f'start: {begun} {more} {_literal(_BREAK)} {f"(relation {some})?" if near else ""} "]}}"'
+        begun = f'{_literal(prefix)} TYPE "\\"]"' if named else '"{\\"names\\": [" name'
+        tied = f"(relation {_some(', ', 'relation', relations - 1)})?" if near else ""
+        yield f'start: {begun} {_some(", ", "name", more)} {_literal(_BREAK)} {tied} "]}}"'
     yield 'name: "[\\"" NAME "\\", \\"" TYPE "\\"]"'
     if near:
         each = [f'{_literal(a)} "\\", \\"" WHAT "\\", \\"" ({" | ".join(map(_literal, bs))})' for a, bs in near.items()]
         yield f'relation: "[\\"" ({" | ".join(each)}) "\\"]"'
 
 
-def _some(rule: str, most: int) -> str:
-    return f"({rule}){{0,{most}}}" if most > 0 else ""
+def _some(between: str, rule: str, most: int) -> str:
+    return f'("{between}" {rule}){{0,{most}}}' if most > 0 else ""
 
 
 def _literal(text: str) -> str:

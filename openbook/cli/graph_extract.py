@@ -81,7 +81,7 @@ def _tell(done: Asking) -> None:
     complain(
         f"{plural(done.calls, 'call')} in {done.seconds:.0f} s, {done.read:,} tokens read, {done.written:,} written; "
         f"{plural(done.names, 'name')} and {plural(done.relations, 'relation')} kept, {done.dropped_names:,} and "
-        f"{done.dropped_relations:,} dropped that the text does not say"
+        f"{done.dropped_relations:,} dropped that the text does not say or the model did not mean"
     )
     if done.left:
         complain(f"the budget is spent, {plural(done.left, 'call')} left: the same command goes on with them")

@@ -42,11 +42,13 @@ Told = Callable[[int, int, str], None]
 
 
 class Reply(NamedTuple):
-    """What a model answered, and how many tokens it read and wrote."""
+    """What a model answered, and how many tokens it read and wrote; `unsure` names were left out of it that the model
+    itself gave little."""
 
     text: str
     read: int
     written: int
+    unsure: int = 0
 
 
 class Modeller(Protocol):
@@ -75,7 +77,8 @@ class Extracting:
 @dataclass
 class Asking:
     """What is to be asked, or what was: documents, calls, tokens read and written; names and relations kept of the
-    replies, and dropped because the text does not say them. `left` calls are still to be made."""
+    replies, and dropped because the text does not say them or the model was not sure. `left` calls are still to be
+    made."""
 
     documents: int = 0
     calls: int = 0
@@ -215,7 +218,9 @@ def ask(book: Book, modeller: Modeller, budget: int | None = None, told: Told | 
         part = grounded(
             stretch.key, stretch.number, stretch.of, stretch.text, stretch.sentences, stretch.rows, reply.text
         )
-        _store(book, modeller.made, replace(part, tokens=(reply.read, reply.written)))
+        dropped = (part.dropped[0] + reply.unsure, part.dropped[1])
+        part = replace(part, tokens=(reply.read, reply.written), dropped=dropped)
+        _store(book, modeller.made, part)
         documents.add(stretch.key)
         _count(done, part, reply)
     if told is not None:
