@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, FiniteFloat, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -81,6 +81,17 @@ class Config(BaseSettings):
     robust: Annotated[int, Field(ge=0, le=31)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     lambda_knn: Annotated[FiniteFloat, Field(ge=0, lt=1)] | Literal["auto"] | None = None
+    # Of `openbook serve`.
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    host_name: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_more)] = ()
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    rows: Annotated[int, Field(ge=1, le=4096)] = 64
+    queue: Annotated[int, Field(ge=0, le=4096)] = 32
+    upload_limit: ByteSize = ByteSize(256 << 20)
+    time_limit: Annotated[FiniteFloat, Field(gt=0, le=86_400)] = 600.0
+    drain: Annotated[int, Field(ge=0, le=3600)] = 30
 
     @classmethod
     def settings_customise_sources(

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from openbook.answer.answer import Citation, Member, Source, Token
+from openbook.answer.answer import Citation, Likely, Member, Source, Token
 from openbook.answer.citations import best_span
 from openbook.book.retrieve import Hit
 from openbook.book.sentences import sentences
+from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.decode import Step
 from openbook.mix.evidence import Evidence
 from openbook.mix.mixture import Mixture
@@ -32,6 +33,13 @@ def token_of(step: Step, text: str, start: int, mixture: Mixture) -> Token:
         bits,
         {la.id: r for la, r in shares},
         step.certified,
+    )
+
+
+def likeliest_of(step: Step, tokenizer: Tokenizer) -> tuple[Likely, ...]:
+    """What could have come in a token's place, spelled."""
+    return tuple(
+        Likely(tokenizer.decode([token]), tuple(tokenizer.token_bytes(token)), log_p) for token, log_p in step.likeliest
     )
 
 

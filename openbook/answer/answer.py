@@ -40,8 +40,20 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """A token that could have come: its text by itself, its bytes, its natural log-probability under the mixture."""
+
+    text: str
+    bytes: tuple[int, ...]
+    log_p: float
+
+
+@dataclass(frozen=True)
 class Token:
-    """One token: its text (empty where it is only part of a character), probability, and who said it."""
+    """One token: its text (empty where it is only part of a character), probability, and who said it.
+
+    `likeliest`: what could have come, the likeliest first, where `Settings.likeliest` asks for it.
+    """
 
     text: str
     span: Span
@@ -50,6 +62,7 @@ class Token:
     responsibility: Mapping[str, float]
     certified: int | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    likeliest: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,7 @@ class Answer:
             "book": dict(self.book),
             "settings": dict(self.settings),
             "sources": [source_dict(s) for s in self.sources],
-            "tokens": [plain(asdict(t)) for t in self.tokens],
+            "tokens": [token_dict(t) for t in self.tokens],
             "citations": [_citation(c) for c in self.citations],
             "timings": plain(dict(self.timings)),
             **({"others": [_other(answer) for answer in self.others]} if self.others else {}),
@@ -171,6 +184,14 @@ class Answer:
         from openbook.answer.html import save_html
 
         return save_html(self.to_dict(), path)
+
+
+def token_dict(token: Token) -> dict[str, Any]:
+    """A token as JSON."""
+    values: dict[str, Any] = plain(asdict(token))
+    if not token.likeliest:
+        del values["likeliest"]
+    return values
 
 
 # What only a passage or a stored answer has; a source of another kind leaves these out of its JSON.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from openbook.answer.account import cite, sources_of, token_of, trimmed
+from openbook.answer.account import cite, likeliest_of, sources_of, token_of, trimmed
 from openbook.answer.answer import Answer, Token
 from openbook.answer.citations import says_something, words
 from openbook.answer.neighbours import with_neighbours
@@ -32,9 +32,14 @@ from openbook.mix.settings import Settings
 Made = TypeVar("Made")
 
 
-def tokens_of(reader: Reader, question: str) -> Generator[Token, None, Answer]:
-    """The tokens of an answer as they are written; the generator returns the whole answer."""
-    return _Writing(reader, question).stream()
+def tokens_of(
+    reader: Reader, question: str, on_reading: Callable[[Reading], None] | None = None
+) -> Generator[Token, None, Answer]:
+    """The tokens of an answer as they are written; the generator returns the whole answer.
+
+    `on_reading` is told who will speak, once the question is read and before the first token.
+    """
+    return _Writing(reader, question, on_reading).stream()
 
 
 def write(reader: Reader, question: str, on_token: Callable[[Token], None] | None = None) -> Answer:
@@ -86,8 +91,9 @@ def stream(
 class _Writing:
     """One question on its way to an answer."""
 
-    def __init__(self, reader: Reader, question: str) -> None:
+    def __init__(self, reader: Reader, question: str, on_reading: Callable[[Reading], None] | None = None) -> None:
         self.reader = reader
+        self.on_reading = on_reading
         self.question = tidy(question).strip()
         if not self.question:
             raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
@@ -108,6 +114,8 @@ class _Writing:
             return self._answer(None, [], [], "nothing in the book matches the question")
         reading = reader.begin(self.question, hits)
         clock.mark("first_token_ms")
+        if self.on_reading is not None:
+            self.on_reading(reading)
         try:
             if reason := self._reason_to_withhold(reading):
                 return self._answer(reading, [], [], reason)
@@ -173,7 +181,8 @@ class _Writing:
         if self.reader.settings.cut_repeats and self.reader.settings.constraint is None:
             pieces = unrepeated(pieces, lambda step: step.token, self.repeats)
         for step, text in pieces:
-            tokens.append(token_of(step, text, end, reading.mixture))
+            token = token_of(step, text, end, reading.mixture)
+            tokens.append(replace(token, likeliest=likeliest_of(step, tokenizer)) if step.likeliest else token)
             steps.append(step)
             end += len(text)
             yield tokens[-1]
@@ -217,7 +226,7 @@ class _Writing:
             limit = settings.max_tokens
             yield from generate(
                 mixture, settings.sampling, draft, limit,
-                fixed_prior=fixed, speculation=guesses, robust=settings.robust,
+                fixed_prior=fixed, speculation=guesses, robust=settings.robust, likeliest=settings.likeliest,
             )  # fmt: skip
             fits, self.ended = draft.fits, draft.reason
         else:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from openbook.answer.account import cite, token_of, trimmed
+from openbook.answer.account import cite, likeliest_of, token_of, trimmed
 from openbook.answer.answer import Answer, Source, Token
 from openbook.answer.ask import all_of, write
 from openbook.book.documents import tidy
@@ -176,7 +176,9 @@ class Completion:
         tokens: list[Token] = []
         end = 0
         for placed, piece in pieces:
-            tokens.append(_named(token_of(placed.step, piece, end, mixture), placed.in_force))
+            token = _named(token_of(placed.step, piece, end, mixture), placed.in_force)
+            told = likeliest_of(placed.step, model.tokenizer)
+            tokens.append(replace(token, likeliest=told) if told else token)
             written.append(placed)
             end += len(piece)
             yield tokens[-1]
@@ -197,7 +199,7 @@ class Completion:
         settings, model = self.settings, self.lookup.model
         guide = None if settings.constraint is None else model.guides.guide(settings.constraint)
         draft = Draft(model.tokenizer.eos_ids, zero=-float(np.log(model.spec.vocabulary)), guide=guide)
-        for step in generate(mixture, settings.sampling, draft, settings.max_tokens):
+        for step in generate(mixture, settings.sampling, draft, settings.max_tokens, likeliest=settings.likeliest):
             yield Placed(step, source.in_force)
         self.ended = draft.reason
 

@@ -21,6 +21,7 @@ from openbook.cli import (
     history,
     measure,
     models,
+    serve,
     summarize,
     warm,
 )
@@ -51,6 +52,7 @@ for group in (
     convert,
     measure,
     bench,
+    serve,
 ):
     group.register(app)
 

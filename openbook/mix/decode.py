@@ -21,13 +21,17 @@ from openbook.mix.weights import Array
 
 @dataclass(frozen=True)
 class Step:
-    """One token's evidence: who said it how loudly, how much each was trusted, natural logs over S sources."""
+    """One token's evidence: who said it how loudly, how much each was trusted, natural logs over S sources.
+
+    `likeliest` are the tokens the mixture gave most and its natural log p of each, where they were asked for.
+    """
 
     token: int
     log_p: float
     log_p_S: Array
     log_w_S: Array
     certified: int | None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
     @property
     def share_S(self) -> Array:
@@ -46,6 +50,7 @@ def generate(
     fixed_prior: bool = False,
     speculation: Speculation | None = None,
     robust: int | None = None,
+    likeliest: int = 0,
 ) -> Iterator[Step]:
     """Tokens until the draft is over, at most `max_tokens`; the draft says why. An end token is not given out.
 
@@ -54,7 +59,7 @@ def generate(
     hold the words an answer needs. With `fixed_prior` (no passage earned its weight by what it says), τ = 0 and nothing
     but greedy choices, tokens are certified. With `robust`, under `equal_votes`, the text ends before the first token,
     also an end token, that does not withstand so many bad passages. `speculation` guesses what may be read ahead; what
-    is chosen, and its evidence, do not change by that.
+    is chosen, and its evidence, do not change by that. Each step says which `likeliest` tokens there were, so many.
     """
     generator, penalty = sampling.generator(), sampling.repetition_penalty
     greedy = sampling.temperature == 0 and penalty == 1 and draft.guide is None
@@ -80,7 +85,8 @@ def generate(
             return
         if draft.reason is None and length == max_tokens:
             draft.reason = "limit"
-        step = Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified)
+        best = tuple(zip(*(t.tolist() for t in log_mix_V.topk(likeliest)[::-1]), strict=True)) if likeliest else ()
+        step = Step(token, float(log_mix_V[token]), mixture.log_p_of(token), mixture.log_w_S, certified, best)
         yield step
         if draft.reason is not None:
             return

@@ -22,6 +22,7 @@ from openbook.mix.rerank import Rerank
 from openbook.mix.share import LambdaKnn, check_lambda
 from openbook.mix.weights import log_prior
 
+MOST_LIKELIEST = 20
 MOST_ROWS = 256
 """Rows that one step may run, a beam times a source: each holds a passage's keys."""
 
@@ -44,7 +45,8 @@ class Settings:
     (`openbook.lm.decoding.repeats`); one under a constraint is left alone. `robust`: an answer withstands so many bad
     passages, or ends before the first word that does not (`openbook.mix.certificate`); `robustly` sets what that needs.
     `lambda_knn`: the share of neighbours in the book's datastore, fixed, or "auto": by their distances
-    (`openbook.mix.sources.neighbours`); 0: none are looked for.
+    (`openbook.mix.sources.neighbours`); 0: none are looked for. `likeliest`: so many of the tokens that could have come
+    are told with each that came.
     """
 
     passages: int = 5
@@ -68,6 +70,7 @@ class Settings:
     cut_repeats: bool = True
     robust: int | None = None
     lambda_knn: LambdaKnn = 0.0
+    likeliest: int = 0
     prompt: Prompt = field(default_factory=Prompt)
 
     def __post_init__(self) -> None:
@@ -89,6 +92,10 @@ class Settings:
         self._check_answers()
         if self.speculate and self.beams is not None:
             raise Fault("beams do not read ahead; ask to speculate or for beams, not both")
+        if not 0 <= self.likeliest <= MOST_LIKELIEST:
+            raise Fault(f"{self.likeliest} likeliest tokens are asked for; it must be from 0 to {MOST_LIKELIEST}")
+        if self.likeliest and (self.beams is not None or self.answers > 1):
+            raise Fault("likeliest tokens are told of one text, written token by token; leave out beams and answers")
         check_robust(self.robust, self.passages)
         if self.robust is not None and (self.persistence or self.beta or self.beams or self.sampling.temperature):
             raise Fault("a robust answer needs persistence 0, beta 0, one beam and no temperature; leave those out")
@@ -174,4 +181,5 @@ class Settings:
             "speculate": self.speculate,
             "cut_repeats": self.cut_repeats,
             "robust": self.robust,
+            **({"likeliest": self.likeliest} if self.likeliest else {}),
         }

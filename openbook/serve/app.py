@@ -1,0 +1,62 @@
+"""The app: every route, one form of error, one guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+
+from openbook import __version__
+from openbook.serve import chat, models, page
+from openbook.serve.errors import ErrorBody, install
+from openbook.serve.security import Guard
+from openbook.serve.service import Service
+
+# FastAPI can send spans, counts and what went wrong, messages and all, to wherever the environment says.
+SILENT: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+STATUSES = {
+    400: "The request is wrong: the message says how",
+    401: "The API key is missing or wrong",
+    403: "Another site's page, or another name of this server",
+    404: "There is no such book, version, document, model or answer",
+    408: "It took longer than this server allows",
+    413: "The body is too large",
+    429: "The queue is full; Retry-After says when to try again",
+    503: "The server is closing",
+}
+
+
+def create_app(service: Service, *, key: str | None = None, names: Iterable[str] = ()) -> FastAPI:
+    """The ASGI app that answers for a service; `key` is the API key, `names` other names it may be called by."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.engine.drain(0)  # the requests at work had their time before (uvicorn's graceful shutdown)
+
+    app = FastAPI(
+        title="openbook",
+        version=__version__,
+        description="Answers from your own documents, with the evidence for every word.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=SILENT,
+        max_body_size=service.limits.body_bytes,
+        responses={status: {"model": ErrorBody, "description": told} for status, told in STATUSES.items()},
+    )
+    app.state.service = service
+    install(app)
+    for group in (chat, models):
+        app.include_router(group.router)
+    app.include_router(page.router(page.read_all()))
+    app.add_middleware(Guard, counts=service.counts, key=key, names=names)
+    return app

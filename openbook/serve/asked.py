@@ -1,0 +1,174 @@
+"""From a request to the work of answering it: which book at which version, which settings, which words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from openbook.answer.account import sources_of
+from openbook.answer.answer import Answer, Source, Token
+from openbook.answer.ask import tokens_of
+from openbook.answer.chat import tokens_of_chat
+from openbook.answer.closed import Closed
+from openbook.book.store import Book
+from openbook.lm.decoding.constrain import Constraint
+from openbook.lm.model import LanguageModel
+from openbook.mix.diverse import SPARE
+from openbook.mix.reading import Reader, Reading
+from openbook.mix.settings import Settings
+from openbook.serve.errors import Refused
+from openbook.serve.schemas import ChatRequest, Form, JsonOf, Message, Options, Plain
+from openbook.serve.shelf import Shelf, Shelved
+
+PREFIX = "openbook:"
+CHAT_TOKENS = 512
+"""Tokens that the model alone writes at most, where nothing is said: it answers at length."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is known before the first token: the sources and what retrieval believes of them."""
+
+    sources: tuple[Source, ...]
+
+
+@dataclass
+class Asked:
+    """One question on its way into the engine. `told` says what it waits for, while it waits; `read` counts the
+    tokens of its messages, once it is at work."""
+
+    question: str
+    messages: Sequence[Message]
+    settings: Settings
+    model: str
+    shelved: Shelved | None = None
+    book: Book | None = None
+    way: str = "passages"
+    told: str = ""
+    read: int = 0
+    reading: list[Reading] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Branches that write it."""
+        if self.book is None:
+            return 1
+        groups = 1 if self.settings.answers == 1 else self.settings.answers + SPARE
+        return (self.settings.passages + 1) * groups
+
+    def seeded(self, seed: int) -> Asked:
+        """The same question with another seed."""
+        return replace(
+            self, settings=replace(self.settings, sampling=replace(self.settings.sampling, seed=seed)), reading=[]
+        )
+
+    def work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer]:
+        """The engine's work: what is known first, the tokens, and the answer."""
+        self.read = sum(len(ids) for ids in model.tokenizer.encode_batch([m.text for m in self.messages]))
+        if self.book is None or self.shelved is None:
+            said = [{"role": _role(m), "content": m.text} for m in self.messages]
+            return (yield from tokens_of_chat(model, said, self.settings))
+        kind = Closed if self.way == "closed" else Reader
+        reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept, self._tell)
+        return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))
+
+    def _announced(self, tokens: Generator[Token, None, Answer]) -> Generator[Token | Begun, None, Answer]:
+        """The tokens with what is known first in front of them."""
+        try:
+            while True:
+                try:
+                    token = next(tokens)
+                except StopIteration as end:
+                    yield from self._known()
+                    answer: Answer = end.value
+                    return answer
+                yield from self._known()
+                yield token
+        finally:
+            tokens.close()
+
+    def _known(self) -> Iterator[Begun]:
+        if self.reading:
+            yield Begun(sources_of(self.reading.pop(), None))
+
+    def _tell(self, done: int, total: int, what: str) -> None:
+        self.told = f"{what} {done}/{total}"
+
+
+def asked_of(request: ChatRequest, shelf: Shelf, model: str, defaults: Settings) -> Asked:
+    """What a chat request asks; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
+    that do not go together."""
+    shelved = book_of(request.model, request.openbook, shelf, model)
+    way = request.openbook.way or "passages"
+    settings = settings_of(request, defaults, alone=shelved is None)
+    if shelved is None:
+        return Asked(request.messages[-1].text, request.messages, settings, model)
+    if way == "graph":
+        settings = replace(settings, paths="graph")
+    if way == "closed":
+        settings = replace(settings, margin=None)
+    book = shelved.at(request.openbook.version)
+    return Asked(request.messages[-1].text, request.messages, settings, model, shelved, book, way)
+
+
+def book_of(name: str, options: Options, shelf: Shelf, model: str) -> Shelved | None:
+    """The book that a model's name and the options mean; None: the model alone."""
+    if options.model not in (None, model):
+        raise Refused(404, f"there is no model {options.model!r} here; there is {model}", code="model_not_found")
+    if name == model:
+        return None if options.book is None else shelf.named(options.book)
+    if name != "openbook" and not name.startswith(PREFIX):
+        there = ", ".join([model, *(PREFIX + book.name for book in shelf)])
+        raise Refused(404, f"there is no model {name!r}; there are: {there}", code="model_not_found", param="model")
+    named = name.removeprefix(PREFIX) if name != "openbook" else None
+    if named is not None and options.book not in (None, named):
+        raise Refused(400, f"the model names the book {named!r}, openbook.book {options.book!r}; leave one out")
+    return shelf.named(named or options.book)
+
+
+def settings_of(request: ChatRequest, defaults: Settings, alone: bool) -> Settings:
+    """How it is to be written: the request's over the server's."""
+    options = request.openbook
+    given: dict[str, Any] = {
+        name: value
+        for name in ("persistence", "passages", "lambda_knn", "closed_share", "cap", "paths", "hops", "margin")
+        if (value := getattr(options, name)) is not None
+    }
+    if alone and (named := next(iter(given), None) or ("robust" if options.robust is not None else None)):
+        raise Refused(400, f"{named} is of a book; the model alone has none", param=f"openbook.{named}")
+    base = Settings(max_tokens=CHAT_TOKENS, sampling=defaults.sampling) if alone else defaults
+    drawn: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+    sampling = replace(base.sampling, **{name: value for name, value in drawn.items() if value is not None})
+    most = request.max_completion_tokens or request.max_tokens
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    greedy = sampling.temperature == 0
+    if most is not None:
+        given["max_tokens"] = most
+    settings = replace(
+        base,
+        sampling=sampling,
+        constraint=_constraint(request.response_format, options.regex),
+        stop=tuple(stop for stop in stops if stop) or base.stop,
+        answers=request.n if greedy and not alone else 1,
+        likeliest=request.top_logprobs or 0,
+        **given,
+    )
+    if options.robust is not None:
+        settings = settings.robustly(options.robust)
+    return replace(settings, margin=None) if options.anyway else settings
+
+
+def _constraint(form: Form | None, regex: str | None) -> Constraint | None:
+    """The form that is demanded of the answer."""
+    if form is None or isinstance(form, Plain):
+        return None if regex is None else Constraint("regex", regex)
+    if regex is not None:
+        raise Refused(400, "response_format and openbook.regex both demand a form; leave one out")
+    schema = form.json_schema.schema_ if isinstance(form, JsonOf) else {"type": "object"}
+    return Constraint("json_schema", json.dumps(schema, ensure_ascii=False))
+
+
+def _role(message: Message) -> str:
+    return "system" if message.role == "developer" else message.role

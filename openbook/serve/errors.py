@@ -1,0 +1,138 @@
+"""What goes wrong, as OpenAI's clients read it: `{"error": {"message", "type", "param", "code"}}`, always JSON."""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from openbook.errors import Fault
+from openbook.serve.engine import Busy
+
+log = logging.getLogger("openbook.serve")
+RETRY_SECONDS = 2
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+
+class Problem(BaseModel):
+    """What went wrong, for a person; `type` and `code` for a program; `param` is the field that is meant."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is an error."""
+
+    error: Problem
+
+
+class Refused(Exception):
+    """A request that is answered with an error of this status."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of it."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return ErrorBody(error=Problem(message=str(self), type=kind, param=self.param, code=self.code)).model_dump()
+
+    def response(self) -> JSONResponse:
+        """The whole response."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def refusal(error: BaseException) -> Refused:
+    """What an exception comes to over HTTP. What nobody foresaw is logged by its place in the code alone: its message
+    could quote a question or a document."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Busy):
+        if error.draining:
+            return Refused(503, str(error), code="server_is_closing")
+        return Refused(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+    if isinstance(error, Fault):
+        return Refused(400, str(error))
+    if isinstance(error, TimeoutError):
+        return Refused(408, "the answer took longer than this server allows; ask for fewer tokens", code="timeout")
+    if isinstance(error, MemoryError):
+        return Refused(503, "there is not enough memory for this now; try again, or with fewer passages")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    log.error("unexpected %s%s", type(error).__name__, place)
+    return Refused(500, f"unexpected {type(error).__name__}{place}; this is a fault of openbook: please report it")
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the app as JSON of one form, those of the framework too."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return refusal(error).response()
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        found = error.errors() if isinstance(error, RequestValidationError) else []
+        message, param = _wrong(found)
+        return Refused(400, message, param=param).response()
+
+    async def of_framework(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = error.headers if isinstance(error, HTTPException) else None
+        told = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for this address"}
+        detail = str(getattr(error, "detail", "")) or HTTPStatus(status).phrase
+        return Refused(status, told.get(status, detail), headers=headers).response()
+
+    app.add_exception_handler(Refused, ours)
+    app.add_exception_handler(Fault, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_framework)
+
+
+_PLACES = frozenset({"body", "query", "path", "header"})
+_KIND = re.compile(r"(?:constrained-)?(?:str|int|float)$|.*\[.*\]$")
+"""How pydantic calls the kinds of a field that may be of several."""
+
+
+def _wrong(errors: Sequence[Any]) -> tuple[str, str | None]:
+    """The first thing that is wrong with a request, and the name of its field."""
+    if not errors:
+        return "the request cannot be read", None
+    first = max(errors, key=lambda error: len(error["loc"]))  # of a field of several kinds: where it went furthest
+    path = [str(part) for part in first["loc"][first["loc"][0] in _PLACES :]]
+    name = ".".join(part for part in path if not _KIND.match(part)) or None
+    if first["type"] == "extra_forbidden":
+        return f"{name} is not supported; leave it out", name
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first.get('ctx', {}).get('error', '')}", None
+    message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        message += f", not {first['input'][:100]!r}"
+    return (f"{name}: {message}" if name else message), name

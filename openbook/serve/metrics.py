@@ -1,0 +1,77 @@
+"""What is counted, in Prometheus' text format (version 0.0.4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Counts:
+    """Requests by route and status, and answers that could not be kept. No question or name of a document is here."""
+
+    requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    unkept: int = 0
+
+
+def exposition(counts: Counts, engine: Mapping[str, Any], books: Mapping[str, tuple[int, int]]) -> str:
+    """The text of /metrics. `books` gives a book's live version and its passages, by name."""
+    return "\n".join([*_http(counts), *_engine(engine), *_books(books)]) + "\n"
+
+
+def _http(counts: Counts) -> Iterator[str]:
+    yield from _head("openbook_http_requests_total", "counter", "Requests that were answered.")
+    for (method, route, status), count in sorted(counts.requests.items()):
+        labels = f'method="{_quoted(method)}",route="{_quoted(route)}",status="{status}"'
+        yield f"openbook_http_requests_total{{{labels}}} {count}"
+    yield from _head("openbook_answers_unkept_total", "counter", "Answers given that could not be kept.")
+    yield f"openbook_answers_unkept_total {counts.unkept}"
+
+
+GAUGES = {"waiting": "Questions in the queue.", "running": "Questions at work.", "rows": "Branches at work."}
+COUNTERS = {
+    "requests": "Questions let in or queued.",
+    "refused": "Questions refused because the queue was full.",
+    "tokens": "Tokens written.",
+    "steps": "Forwards of the model.",
+}
+
+
+def _engine(stats: Mapping[str, Any]) -> Iterator[str]:
+    for name, help in GAUGES.items():
+        yield from _head(f"openbook_engine_{name}", "gauge", help)
+        yield f"openbook_engine_{name} {stats.get(name, 0)}"
+    for name, help in COUNTERS.items():
+        yield from _head(f"openbook_engine_{name}_total", "counter", help)
+        yield f"openbook_engine_{name}_total {stats.get(name, 0)}"
+    first = stats.get("first_token")
+    if first is None:
+        return
+    name = "openbook_first_token_seconds"
+    yield from _head(name, "histogram", "From a question's arrival to its first token.")
+    below = 0
+    for bound, count in zip(first["bounds"], first["counts"], strict=False):
+        below += count
+        yield f'{name}_bucket{{le="{bound:g}"}} {below}'
+    whole = sum(first["counts"])
+    yield f'{name}_bucket{{le="+Inf"}} {whole}'
+    yield f"{name}_sum {first['sum']:.6f}"
+    yield f"{name}_count {whole}"
+
+
+def _books(books: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    for at, (name, help) in enumerate((("version", "The live version of a book."), ("passages", "Its passages."))):
+        yield from _head(f"openbook_book_{name}", "gauge", help)
+        for book, facts in books.items():
+            yield f'openbook_book_{name}{{book="{_quoted(book)}"}} {facts[at]}'
+
+
+def _head(name: str, kind: str, help: str) -> Iterator[str]:
+    yield f"# HELP {name} {help}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,82 @@
+"""What all requests share: the engine, the books, the limits, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from openbook.answer.answer import Answer
+from openbook.answer.history import keep
+from openbook.answer.replay import run_of
+from openbook.errors import Fault
+from openbook.mix.settings import Settings
+from openbook.serve.asked import Asked
+from openbook.serve.engine import Engine, Run
+from openbook.serve.metrics import Counts
+from openbook.serve.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost: bytes of a body, bytes of an upload, seconds of an answer."""
+
+    body_bytes: int = 2 << 20
+    upload_bytes: int = 256 << 20
+    seconds: float = 600.0
+
+
+@dataclass
+class Service:
+    """One process that answers. `defaults` are the settings where a request says nothing, `how` what the model was
+    loaded by; without `history` answers are not kept with their books."""
+
+    engine: Engine
+    shelf: Shelf
+    defaults: Settings = field(default_factory=Settings)
+    limits: Limits = field(default_factory=Limits)
+    how: Mapping[str, Any] = field(default_factory=dict)
+    history: bool = True
+    counts: Counts = field(default_factory=Counts)
+    began: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def model(self) -> str:
+        """The name of the one model that is loaded."""
+        return self.engine.model.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Weights, backend and precision in a few characters, as OpenAI's `system_fingerprint`."""
+        return "fp_" + hashlib.sha256(self.engine.model.fingerprint.encode()).hexdigest()[:16]
+
+    def start(self, asked: Asked) -> Run:
+        """Put a question into the engine; `Busy` where its queue is full."""
+        return self.engine.start(asked.work, rows=asked.rows)
+
+    async def told(self, asked: Asked, answer: Answer) -> dict[str, Any]:
+        """An answer as JSON, kept with its book: `id` is its number there, null where it is not kept."""
+        facts = answer.to_dict()
+        number = None
+        if self.history and asked.shelved is not None and asked.book is not None:
+            facts["book"]["name"] = asked.shelved.name
+            run = run_of(self.engine.model, self.how)
+            try:
+                number = await asyncio.to_thread(keep, asked.book.path, {**facts, "run": run})
+            except (OSError, Fault):
+                self.counts.unkept += 1
+        return {**facts, "id": number}
+
+
+def _service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+Served = Annotated[Service, Depends(_service)]

@@ -1,0 +1,111 @@
+"""The books of one process. Each request is given a book at one version and keeps it to its end.
+
+Others may write a book meanwhile, in this process or another: what was read before stays what it was (a `Book` is a
+snapshot), and the next request sees the new version. In this process one writer at a time has a book; each opens it
+for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from openbook.book.embedder import Embedder
+from openbook.book.manifest import BookFault, read_head
+from openbook.book.store import Book, open_book
+from openbook.book.versions import Ref, resolve
+from openbook.lm.cache.prefixes import PrefixStore
+from openbook.lm.model import LanguageModel
+from openbook.mix.reading import passage_cache
+from openbook.serve.engine import Busy
+from openbook.serve.errors import Refused
+
+VERSIONS_OPEN = 8
+"""Versions of a book, besides the live one, that stay open for the next who asks for them."""
+WRITERS_WAITING = 8
+
+
+class Shelved:
+    """A book under the name that it has here."""
+
+    def __init__(self, name: str, path: Path, encoder: Embedder | None) -> None:
+        self.name, self.path, self.encoder = name, path, encoder
+        self.kept: PrefixStore | None = None
+        self._live = open_book(path)
+        self._seen: OrderedDict[int, Book] = OrderedDict()
+        self._lock = threading.Lock()
+        self._writer = asyncio.Lock()
+        self._writers = 0
+
+    def at(self, ref: Ref | None = None) -> Book:
+        """The book at a version or tag, else at the live one; `Refused` (404) where it is not there."""
+        try:
+            live = read_head(self.path).version
+            number = live if ref is None else resolve(self.path, ref)
+            with self._lock:
+                if number == live:
+                    if self._live.version != live:
+                        self._live = Book(self.path)
+                    return self._live
+                if number not in self._seen:
+                    self._seen[number] = Book(self.path, number)
+                self._seen.move_to_end(number)
+                while len(self._seen) > VERSIONS_OPEN:
+                    self._seen.popitem(last=False)
+                return self._seen[number]
+        except BookFault as error:
+            raise Refused(404, str(error), code="version_not_found") from error
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Book]:
+        """The book, opened to be written by who comes first; others wait, not too many."""
+        if self._writers >= WRITERS_WAITING:
+            raise Busy(f"{self._writers} changes of {self.name} wait already; try again in a moment")
+        self._writers += 1
+        try:
+            async with self._writer:
+                yield await asyncio.to_thread(Book, self.path)
+        finally:
+            self._writers -= 1
+            with self._lock:  # a version that was forgotten must not be handed out any more
+                self._seen.clear()
+
+    def keep_for(self, model: LanguageModel, memory: int | None, disk: int | None) -> None:
+        """Passages' keys and values of this model, for all requests and versions."""
+        self.kept = passage_cache(self._live, model, memory, disk)
+
+
+class Shelf:
+    """All books, by name, in the order they were named in."""
+
+    def __init__(self, books: Sequence[Shelved]) -> None:
+        self._books = {book.name: book for book in books}
+
+    def __iter__(self) -> Iterator[Shelved]:
+        return iter(self._books.values())
+
+    def named(self, name: str | None = None) -> Shelved:
+        """A book by name, else the first; `Refused` (404) where there is none."""
+        if name is None and self._books:
+            return next(iter(self._books.values()))
+        if name not in self._books:
+            raise Refused(404, f"there is no book {name!r}; there are: {', '.join(self._books)}", code="book_not_found")
+        return self._books[name]
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A short name for each folder, fit for an address and all different: `notes` for `work/notes.book`."""
+    names: list[str] = []
+    for path in paths:
+        plain = re.sub(r"[^\w.-]+", "-", path.absolute().name.removesuffix(".book")).strip(".-") or "book"
+        name, count = plain, 1
+        while name in names:
+            count += 1
+            name = f"{plain}-{count}"
+        names.append(name)
+    return names
