@@ -11,6 +11,12 @@ export function short(text: string | null | undefined, most = 160): string {
   return line.length <= most ? line : `${line.slice(0, most - 1)}…`;
 }
 
+/** What a program said, as a sentence. */
+export function sentence(text: string | null | undefined): string {
+  const said = clean(text).trim();
+  return said && `${said[0]!.toLocaleUpperCase("en")}${said.slice(1)}${/[.!?…]$/.test(said) ? "" : "."}`;
+}
+
 /** A text that is cut where Python says: its offsets count code points, JavaScript's count UTF-16 units. */
 export class Points {
   readonly text: string;

@@ -72,7 +72,7 @@ export interface Related {
 
 /** An answer, a checked text, a summary or a stored answer: they share a shape. */
 export interface Answer {
-  id?: number;
+  id?: number | null;
   question: string | null;
   answer: string;
   abstained?: boolean;

@@ -3,13 +3,14 @@
 import { useSignalEffect } from "@preact/signals";
 import { useMemo, useRef } from "preact/hooks";
 import { counted } from "../lib/format";
+import { sentence } from "../lib/text";
 import * as books from "../state/books";
 import { go } from "../state/place";
 import * as runs from "../state/runs";
 import { view } from "../state/view";
 import { Evidence } from "./evidence";
 import { Announce } from "./announce";
-import { Beneath } from "./beneath";
+import { Beneath, Between } from "./beneath";
 import { Recent } from "./recent";
 import { SettingsLine } from "./settings";
 
@@ -22,6 +23,7 @@ export function Ask() {
       <Box />
       {!two && <SettingsLine pane={panes[0]!} />}
       {!asked && <Empty />}
+      {two && <Between />}
       <div class="panes">
         {panes.map((pane, i) => (
           <PaneView key={i} pane={pane} index={i} two={two} />
@@ -135,9 +137,10 @@ function State({ run, pane }: { run: runs.Run; pane: runs.Pane }) {
   if (run.answer?.abstained)
     return (
       <div class="abstained">
-        <p><b>Not answered.</b> <span dir="auto">{run.answer.reason || "Nothing in the book answers this."}</span></p>
+        <p class="no">Not answered.</p>
+        <p class="why" dir="auto">{sentence(run.answer.reason) || "Nothing in the book answers this."}</p>
         <p class="what">
-          What was found is on the right. Ask in the documents’ own words, or{" "}
+          See what was found, ask in the documents’ own words, or{" "}
           <button type="button" class="link" onClick={() => runs.change(pane, { anyway: true })}>answer anyway</button>.
         </p>
         {run.tokens.length > 0 && <p class="what">What the model would have written:</p>}

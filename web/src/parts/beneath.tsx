@@ -2,7 +2,9 @@
 
 import { lasting, percent, signed } from "../lib/format";
 import { isOwn, total } from "../lib/reading";
+import { call } from "../lib/client";
 import { words } from "../lib/diff";
+import type { Answer } from "../lib/types";
 import * as runs from "../state/runs";
 import { told } from "./settings";
 
@@ -22,7 +24,6 @@ export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; 
   return (
     <div class="beneath">
       {before && <Before run={run} before={before} />}
-      {two && index === 1 && <Between />}
       <p class="facts">{facts.join(" · ")}</p>
       <p class="acts">
         {two ? (
@@ -30,12 +31,26 @@ export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; 
         ) : (
           <button type="button" class="link" onClick={runs.compare}>{before ? "Show both side by side" : "Compare with other settings"}</button>
         )}
-        {answer.id !== undefined && (
-          <a class="link" href={`/v1/answers/${encodeURIComponent(answer.id)}/report.html`} target="_blank" rel="noopener">Report to keep</a>
+        {answer.id != null && (
+          <>
+            <button type="button" class="link" onClick={() => void save(answer, "html")}>Save as a page</button>
+            <button type="button" class="link" onClick={() => void save(answer, "md")}>as Markdown</button>
+          </>
         )}
       </p>
     </div>
   );
+}
+
+/** A report of the answer, as a file. It is fetched, not linked to: a link could not carry the key. */
+async function save(answer: Answer, kind: "html" | "md"): Promise<void> {
+  const book = answer.book.name ? `?book=${encodeURIComponent(answer.book.name)}` : "";
+  const response = await call(`/v1/answers/${encodeURIComponent(answer.id!)}/report.${kind}${book}`);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = `answer-${answer.id}.${kind}`;
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 /** The figures by which two answers are told apart. */
@@ -57,8 +72,9 @@ function Before({ run, before }: { run: runs.Run; before: runs.Run }) {
   );
 }
 
-function Between() {
+/** What tells the two answers apart. */
+export function Between() {
   const [one, other] = runs.panes.value.map((pane) => pane.run.value);
   if (one?.state !== "done" || other?.state !== "done") return null;
-  return <p class="before">The two: {figures(one)}, and {figures(other)}; {same(one, other)}.</p>;
+  return <p class="before between">The two: {figures(one)}, and {figures(other)}; {same(one, other)}.</p>;
 }

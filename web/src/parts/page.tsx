@@ -6,10 +6,22 @@ import { useKey } from "../lib/client";
 import * as books from "../state/books";
 import { theme } from "../state/looks";
 import { part, PARTS } from "../state/place";
+import { Drop } from "./adding";
 import { Ask } from "./ask";
+import { Check } from "./check";
+import { Documents } from "./documents";
+import { Faq } from "./faq";
+import { History } from "./history";
+import { GraphMap } from "./map";
+import { Overview } from "./overview";
+import { Shortcuts } from "./shortcuts";
+
+const ROOMS = { ask: Ask, documents: Documents, map: GraphMap, faq: Faq, check: Check, overview: Overview, history: History };
 
 export function Page() {
+  const Room = ROOMS[part.value];
   useEffect(() => {
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone the row is longer than the page
     document.title = `${PARTS.find(([name]) => name === part.value)![1]} · openbook`;
   }, [part.value]);
   return (
@@ -17,8 +29,10 @@ export function Page() {
       <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>To the content</a>
       <Head />
       <main id="main" tabIndex={-1}>
-        {books.trouble.value ? <Trouble /> : part.value === "ask" ? <Ask /> : null}
+        {books.trouble.value ? <Trouble /> : <Room key={books.name.value} />}
       </main>
+      <footer class="foot"><Shortcuts /> <span>Everything stays on the machine that serves this page.</span></footer>
+      <Drop />
     </>
   );
 }

@@ -71,7 +71,7 @@ interface WordsProps {
   version: number | undefined;
 }
 
-function Words({ document, passage, places, chosen, version }: WordsProps) {
+export function Words({ document, passage, places, chosen, version }: WordsProps) {
   const whole = useSignal<Points | null>(null);
   const around = useSignal<[number, number]>([AROUND, AROUND]);
   const box = useRef<HTMLDivElement>(null);
@@ -115,12 +115,13 @@ function Words({ document, passage, places, chosen, version }: WordsProps) {
 interface PageProps {
   document: string;
   first: number;
+  last?: number | undefined;
   passage: Source | Member;
   places: Span[];
   onNone: () => void;
 }
 
-function Page({ document, first, passage, places, onNone }: PageProps) {
+export function Page({ document, first, last, passage, places, onNone }: PageProps) {
   const page = useSignal(first);
   const picture = useSignal("");
   const said = useSignal("");
@@ -146,8 +147,8 @@ function Page({ document, first, passage, places, onNone }: PageProps) {
     <div class="page">
       <p class="turn">
         <button type="button" class="link" disabled={page.value <= 1} onClick={() => page.value--}>previous page</button>
-        <span>page {page.value}</span>
-        <button type="button" class="link" disabled={Boolean(said.value)} onClick={() => page.value++}>next page</button>
+        <span>page {page.value}{last && ` of ${last}`}</span>
+        <button type="button" class="link" disabled={Boolean(said.value) || page.value >= (last ?? Infinity)} onClick={() => page.value++}>next page</button>
       </p>
       {said.value && <p class="faint">{said.value}</p>}
       {picture.value && !said.value && <img src={picture.value} alt={`page ${page.value} of the document, the cited place marked`} />}

@@ -6,6 +6,7 @@ import { get } from "../lib/client";
 import { short } from "../lib/text";
 import type { Kept } from "../lib/types";
 import { go } from "../state/place";
+import { address } from "./history";
 
 export function Recent() {
   const kept = useSignal<Kept[]>([]);
@@ -19,7 +20,7 @@ export function Recent() {
       <ul>
         {kept.value.slice(0, 5).map((each) => (
           <li key={each.id}>
-            <button type="button" class="link plain" dir="auto" onClick={() => go("history", String(each.id))}>{short(each.question, 140)}</button>
+            <button type="button" class="link plain" dir="auto" onClick={() => go("history", address(each))}>{short(each.question, 140)}</button>
           </li>
         ))}
       </ul>

@@ -94,39 +94,43 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
       onFocusOut={() => look(-1)}
       onKeyDown={press}
     >
-      {pieces.map((piece, i) => (
-        <>
-          {piece.lead}
-          {piece.tokens.length ? (
-            <span
-              class={`t l${piece.level}${piece.level ? ` ${hue(signs[piece.source])}` : ""}${piece.doubted ? " doubted" : ""}`}
-              data-i={piece.tokens[0]}
-              data-n={piece.tokens.length}
-              data-level={piece.level}
-              data-source={piece.source}
-              tabIndex={i === 0 ? 0 : -1}
-              aria-describedby="look"
-            >
-              {piece.word}
+      {pieces.map((piece, i) => {
+        const word = <Word key={i} piece={piece} sign={signs[piece.source]} first={i === 0} />;
+        if (!piece.citations.length) return <>{piece.lead}{word}</>;
+        // A number never stands alone at the head of a line, but a word may be longer than any line.
+        return (
+          <>
+            {piece.lead}
+            <span class={piece.word.length < 24 ? "tail" : ""}>
+              {word}
+              <sup>
+                {piece.citations.map(({ index, source }) => (
+                  <button
+                    key={index} type="button" class={`cite ${hue(signs[source])}`} aria-label={`source ${signs[source] ?? ""}: open the cited place`}
+                    onClick={() => (view.opened.value = { source, citation: index })}
+                  >
+                    {signs[source]}
+                  </button>
+                ))}
+              </sup>
             </span>
-          ) : (
-            piece.word
-          )}
-          {piece.citations.map(({ index, source }) => (
-            <sup key={index}>
-              <button
-                type="button"
-                class={`cite ${hue(signs[source])}`}
-                aria-label={`source ${signs[source] ?? ""}: open the cited place`}
-                onClick={() => (view.opened.value = { source, citation: index })}
-              >
-                {signs[source]}
-              </button>
-            </sup>
-          ))}
-        </>
-      ))}
+          </>
+        );
+      })}
       {writing && <span class="caret" aria-hidden="true" />}
     </p>
   );
 });
+
+function Word({ piece, sign, first }: { piece: Piece; sign: number | null | undefined; first: boolean }) {
+  if (!piece.tokens.length) return <>{piece.word}</>;
+  return (
+    <span
+      class={`t l${piece.level}${piece.level ? ` ${hue(sign)}` : ""}${piece.doubted ? " doubted" : ""}`}
+      data-i={piece.tokens[0]} data-n={piece.tokens.length} data-level={piece.level} data-source={piece.source}
+      tabIndex={first ? 0 : -1} aria-describedby="look"
+    >
+      {piece.word}
+    </span>
+  );
+}

@@ -1,6 +1,6 @@
 /** Questions being answered: one pane, or two side by side, each with its own settings. */
 
-import { signal, type Signal } from "@preact/signals";
+import { effect, signal, type Signal } from "@preact/signals";
 import { aborted, message, streamed } from "../lib/client";
 import type { Answer, Source, Token } from "../lib/types";
 import * as books from "./books";
@@ -46,6 +46,18 @@ const pane = (settings: Settings, run: Run | null = null): Pane => ({
 export const question = signal("");
 export const panes = signal<Pane[]>([pane(DEFAULTS)]);
 const going = new WeakMap<Pane, AbortController>();
+
+// Another book has other versions, and its answers other passages: begin anew.
+let asked = "";
+effect(() => {
+  const book = books.name.value;
+  if (asked && book && book !== asked) {
+    panes.peek().forEach(stop);
+    panes.value = [pane({ ...DEFAULTS, persistence: panes.peek()[0]!.settings.peek().persistence })];
+    question.value = "";
+  }
+  asked = book || asked;
+});
 
 /** The text so far: of a finished answer its own. */
 export const textOf = (run: Run): string => run.answer?.answer ?? run.tokens.map((token) => token.text).join("");
