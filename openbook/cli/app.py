@@ -19,6 +19,7 @@ from openbook.cli import (
     faq,
     graph,
     history,
+    mcp,
     measure,
     models,
     serve,
@@ -53,6 +54,7 @@ for group in (
     measure,
     bench,
     serve,
+    mcp,
 ):
     group.register(app)
 

@@ -103,7 +103,7 @@ class Guard:
         headers = Headers(scope=scope)
         host = self._host(headers)
         path, method = scope["path"], scope["method"]
-        inside = path.startswith("/v1/") or path == "/metrics"
+        inside = path.startswith(("/v1/", "/mcp")) or path == "/metrics"
         site = headers.get("sec-fetch-site")
         if inside and site in ("cross-site", "same-site"):
             raise Refused(403, "a page of another site may not use this server", code="cross_site")
