@@ -21,17 +21,54 @@ Array = npt.NDArray[np.float64]
 
 SHARP = 0.1
 """Temperature of ρ: a text whose cosine with the question is so much lower weighs 1/e."""
+FEW = 10
+"""Texts that what is common to them is believed from, half."""
 CANDIDATES = 1024
 """Texts that may be read: those that weigh most."""
 
 
-def weights(cosines_P: Array) -> Array:
-    """ρ: how much each text has to do with the question, from its cosine; they sum to 1."""
+def middle(vectors_PM: Vectors) -> Vectors:
+    """What all texts have in common: their mean, drawn to 0 where they are few."""
+    mean_M: Vectors = vectors_PM.sum(axis=0) / np.float32(len(vectors_PM) + FEW)
+    return mean_M
+
+
+def apart(vectors_NM: Vectors, middle_M: Vectors) -> Vectors:
+    """Unit vectors of what each text has that not all have (Mu and Viswanath 2018, "All-but-the-top"): of a question
+    about interviews, asked of interviews, what it wants to know of them."""
+    less_NM = vectors_NM - middle_M
+    less_NM /= np.maximum(np.linalg.norm(less_NM, axis=1, keepdims=True), np.float32(1e-6))
+    return less_NM
+
+
+def weights(cosines_P: Array, wide: float | None = None) -> Array:
+    """ρ: how much each text has to do with the question, from its cosine; they sum to 1.
+
+    softmax(cosine / T) with T = `SHARP`, or smaller, so that no more than `wide` texts count: e to the entropy of ρ.
+    At one temperature the few texts of a long book that have to do with a question weigh less, together, than
+    the thousands that have not.
+    """
     if not len(cosines_P):
         return np.zeros(0)
-    raised = np.exp((cosines_P - cosines_P.max()) / SHARP)
+    shares_P = _softmax(cosines_P, SHARP)
+    if wide is None or _counting(shares_P) <= wide:
+        return shares_P
+    low, high = 0.0, SHARP
+    for _ in range(20):
+        middle_T = (low + high) / 2
+        low, high = (low, middle_T) if _counting(_softmax(cosines_P, middle_T)) > wide else (middle_T, high)
+    return _softmax(cosines_P, max(low, SHARP / 1000))
+
+
+def _softmax(cosines_P: Array, temperature: float) -> Array:
+    raised = np.exp((cosines_P - cosines_P.max()) / temperature)
     shares: Array = raised / raised.sum()
     return shares
+
+
+def _counting(shares_P: Array) -> float:
+    """The number of texts that count: e to the entropy."""
+    return float(np.exp(-(shares_P * np.log(np.maximum(shares_P, 1e-300))).sum()))
 
 
 def cover(vectors_PM: Vectors, weights_P: Array, tokens_P: npt.NDArray[np.int64], budget: int) -> list[int]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openbook.answer.citations import says_something, words
-from openbook.answer.summarize.cover import CANDIDATES, Array, Vectors, cover, weights
+from openbook.answer.summarize.cover import CANDIDATES, Array, Vectors, apart, cover, middle, weights
+from openbook.answer.summarize.habits import NONE, Habits, habits
+from openbook.answer.summarize.subject import subject
 from openbook.book import dense
 from openbook.book.candidates import FIELDS, passages, vectors
 from openbook.book.manifest import faults
@@ -39,8 +41,13 @@ SHORTEST, LONGEST = 30, 500
 """Characters of a sentence that can be a point."""
 WORDS = 5
 """Words of it that say something."""
-A_PASSAGE = 2
-"""Sentences of a passage that may become points."""
+A_PASSAGE = 4
+"""Sentences of a passage that may become points: those nearest to question and passage."""
+WIDE, RELEVANT, PASSAGE = 50, 3, 130
+"""Passages that count as having to do with a question: so many, or so many times what the budget can hold of passages
+of so many tokens."""
+COMMON = 0.5
+"""Share of a sentence's runs of words that many documents have, from which on it is nobody's point."""
 REPORTS = 96
 """Communities of the level that is read, at most, where there is a choice."""
 _BREAK = re.compile(r"\n[ \t]*\n\s*|(?:^|\n)#{1,6} [^\n]*\n\s*")
@@ -50,12 +57,14 @@ TOGETHER = 5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sentence that may become a point: where it stands, `start:end` in its document's text."""
+    """A sentence that may become a point: where it stands, `start:end` in its document's text. The label at its head,
+    if it had one, is no part of it."""
 
     passage: Passage
     start: int
     end: int
     text: str
+    label: str = ""
 
     @property
     def line(self) -> int:
@@ -80,6 +89,12 @@ class Asked:
     question: str
     encoder: Embedder
     budget: int
+    _read: dict[str, Vectors] = field(default_factory=dict)
+
+    @cached_property
+    def subject(self) -> str:
+        """What the question is about, less how it asks (`subject`)."""
+        return subject(self.question, self.habits.everywhere)
 
     @cached_property
     def question_M(self) -> Vectors:
@@ -107,9 +122,39 @@ class Asked:
         return self._rows[1]
 
     @cached_property
+    def middle_M(self) -> Vectors:
+        """What all passages have in common (`cover.middle`)."""
+        return middle(self.vectors_PM)
+
+    def near(self, vectors_NM: Vectors) -> Array:
+        """The cosine of texts with the question's subject, both less what all passages have in common."""
+        asked_M = apart(self.embed([self.subject]), self.middle_M)[0]
+        near_N: Array = (apart(vectors_NM, self.middle_M) @ asked_M).astype(float)
+        return near_N
+
+    @cached_property
     def weights_P(self) -> Array:
         """How much each has to do with the question; sums to 1."""
-        return weights((self.vectors_PM @ self.question_M).astype(float))
+        return weights(self.near(self.vectors_PM), max(WIDE, RELEVANT * self.budget / PASSAGE))
+
+    def typical(self, vectors_NM: Vectors) -> Array:
+        """The cosine of texts with the mean of the passages, each as much as it has to do with the question."""
+        mean_M = self.weights_P.astype(np.float32) @ self.vectors_PM
+        typical_N: Array = (vectors_NM @ mean_M / max(float(np.linalg.norm(mean_M)), 1e-9)).astype(float)
+        return typical_N
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of some texts; each is read once."""
+        if fresh := [text for text in dict.fromkeys(texts) if text not in self._read]:
+            self._read.update(zip(fresh, np.asarray(self.encoder.embed(fresh), np.float32), strict=True))
+        width = len(self.question_M)
+        return np.stack([self._read[text] for text in texts]) if texts else np.zeros((0, width), np.float32)
+
+    @cached_property
+    def habits(self) -> Habits:
+        """What the book's documents say out of habit; of a long book, as far as it is weighed."""
+        rows = self._rows[0]
+        return habits(self.passages(range(len(rows))))
 
     def passages(self, places: Sequence[int]) -> list[Passage]:
         """The passages at some places of `vectors_PM`."""
@@ -169,8 +214,7 @@ def over_hits(asked: Asked) -> list[Group]:
         if cost > asked.budget:
             break
         kept.append(passage)
-    vectors_NM = np.asarray(asked.encoder.embed([p.text for p in kept]) if kept else np.zeros((0, 1)), np.float32)
-    return _alike(asked, kept, vectors_NM)
+    return _alike(asked, kept, asked.embed([p.text for p in kept]))
 
 
 @gatherer("reports")
@@ -186,16 +230,17 @@ def over_reports(asked: Asked) -> list[Group]:
     if not made:
         return []
     texts = [". ".join([report.title, *(s.text for s in report.sentences)]) for report in made]
-    vectors_GM = np.asarray(asked.encoder.embed(texts), np.float32)
-    near_G = weights((vectors_GM @ asked.question_M).astype(float))
+    vectors_GM = asked.embed(texts)
+    near_G = weights(asked.near(vectors_GM))
     size_G = np.array([report.community.weight for report in made])
     chosen = cover(vectors_GM, near_G * size_G / max(size_G.sum(), 1e-9), asked.tokens(texts), asked.budget)
     read = by_id(asked.book, [s.passage for g in chosen for s in made[g].sentences])
     groups = []
     for report in (made[g] for g in chosen):
-        said = [Candidate(read[s.passage], s.start, s.end, s.text) for s in report.sentences if s.passage in read]
-        holding = tuple({c.passage.id: c.passage for c in said}.values())[:TOGETHER]
-        groups.append(Group(report.title, holding, tuple(c for c in said if claims(c.text))))
+        here = [s for s in report.sentences if s.passage in read]
+        said = [c for s in here if (c := _claim(read[s.passage], s.start, s.end, s.text, asked.habits))]
+        holding = tuple({s.passage: read[s.passage] for s in here}.values())[:TOGETHER]
+        groups.append(Group(report.title, holding, tuple(said)))
     return groups
 
 
@@ -224,26 +269,34 @@ def _alike(asked: Asked, read: Sequence[Passage], vectors_NM: Vectors) -> list[G
 
 def _candidates(asked: Asked, read: Sequence[Passage], vectors_NM: Vectors) -> list[list[Candidate]]:
     """Of each passage the sentences that are nearest to the question and to the passage as a whole."""
-    all_of = [list(claims_of(passage)) for passage in read]
-    texts = [candidate.text for of in all_of for candidate in of]
-    vectors_SM = np.asarray(asked.encoder.embed(texts), np.float32) if texts else np.zeros((0, 1), np.float32)
+    all_of = [list(claims_of(passage, asked.habits)) for passage in read]
+    vectors_SM = asked.embed([candidate.text for of in all_of for candidate in of])
+    near_S = asked.near(vectors_SM)
     kept, at = [], 0
     for of, vector_M in zip(all_of, vectors_NM, strict=True):
-        here_SM = vectors_SM[at : at + len(of)]
-        at += len(of)
-        near_S = here_SM @ (asked.question_M + vector_M) if len(of) else np.zeros(0)
-        kept.append([of[i] for i in np.argsort(-near_S, kind="stable")[:A_PASSAGE]])
+        here = slice(at, at := at + len(of))
+        order = np.argsort(-(near_S[here] + vectors_SM[here] @ vector_M), kind="stable")
+        kept.append([of[i] for i in order[:A_PASSAGE].tolist()])
     return kept
 
 
-def claims_of(passage: Passage) -> Iterator[Candidate]:
-    """The sentences of a passage that can be points; a heading above one is no part of it."""
+def claims_of(passage: Passage, known: Habits = NONE) -> Iterator[Candidate]:
+    """The sentences of a passage that can be points; a heading or a label before one is no part of it."""
     for start, end in sentences(passage.text, 0, len(passage.text)):
         for above in _BREAK.finditer(passage.text, start, end):
             start = above.end()
-        text = passage.text[start:end]
-        if claims(text):
-            yield Candidate(passage, passage.start + start, passage.start + end, text)
+        claim = _claim(passage, passage.start + start, passage.start + end, passage.text[start:end], known)
+        if claim is not None:
+            yield claim
+
+
+def _claim(passage: Passage, start: int, end: int, text: str, known: Habits) -> Candidate | None:
+    """A sentence as what may become a point, or None where it cannot."""
+    label, at = known.head(text)
+    said = text[at:]
+    if not claims(said) or known.broken(said) or known.common(said) >= COMMON:
+        return None
+    return Candidate(passage, start + at, end, said, label)
 
 
 def claims(text: str) -> bool:

@@ -7,11 +7,15 @@ A point's score is what it adds to the question, in bits,
 of the model itself, which has read the sentence s (or nothing) before the question. GraphRAG (Edge 2024, 2404.16130)
 lets the model say a number from 0 to 100 instead; a model of 135 million parameters cannot.
 
+What is worth telling is also typical of what the book has on the question, is no habit of its documents, and can be
+read by itself (`worth`).
+
 Shapes: N sentences, M width of a vector.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +32,19 @@ AT_ONCE = 32
 """Sentences that the question is read under at once."""
 ALIKE, SAME_WORDS = 0.8, 0.6
 """Cosine, or share of the words in common, from which on two sentences say the same."""
+
+LEANING = 0.7
+"""What a sentence is worth that begins with a word that leans on the one before."""
+LEAST = 0.01
+"""Of a cosine: what adds bits is worth something."""
+AGAIN = 0.8
+"""What a point is worth whose document has given one already; of two, the square; and so on."""
+_LEANS = re.compile(
+    r"(?:[\"“‘'(\[–—-]|\s)*(?:(?:and|but|so|or|nor|because|which|that|this|these|those|it|he|she|they|his|her|their|its"
+    r"|such|there|then|well|yeah|yes|no|okay|oh|um|uh|i mean|you know|like|also|however|therefore)\b|[这那它他她但]"
+    r"|所以|而且|因此|然而|于是|此外)",
+    re.IGNORECASE,
+)
 
 Told = Callable[[int, int, str], None] | None
 Item = TypeVar("Item")
@@ -81,15 +98,39 @@ def _same(one: frozenset[str], other: frozenset[str]) -> bool:
     return len(one & other) >= SAME_WORDS * max(1, len(one | other))
 
 
-def ordered(folded: Sequence[Folded], vectors_NM: Vectors, bits_N: Array, count: int) -> list[Folded]:
-    """The points, greedily: next comes the one with the most bits times how unlike it is to those before."""
+def leans(text: str) -> bool:
+    """Whether a sentence begins as one does that goes on from another (English and Chinese)."""
+    return _LEANS.match(text) is not None
+
+
+def worth(texts: Sequence[str], bits_N: Array, near_N: Array, typical_N: Array, common_N: Array) -> Array:
+    """w = bits · near · typical · (1 − common), less for a sentence that leans on another.
+
+    `near_N` is the cosine with the question's subject, `typical_N` that with what the book has on it, `common_N` the
+    share of a sentence that many documents say in the same words.
+    """
+    alone_N = np.array([LEANING if leans(text) else 1.0 for text in texts])
+    told_N: Array = np.maximum(bits_N, 0.0) * np.clip(near_N, LEAST, 1.0) * np.clip(typical_N, LEAST, 1.0)
+    told_N *= (1 - common_N) * alone_N
+    return told_N
+
+
+def ordered(
+    folded: Sequence[Folded], vectors_NM: Vectors, worth_N: Array, count: int, documents: Sequence[str] = ()
+) -> list[Folded]:
+    """The points, greedily: next comes the one that is worth most, times how unlike it is to those before (maximal
+    marginal relevance as a product), times `AGAIN` for each of them that is of the same document."""
     left, chosen = list(folded), list[Folded]()
     near = np.zeros(len(left))  # of each that is left, the highest cosine with one that was chosen
+    given: dict[str, int] = {}
     while left and len(chosen) < count:
-        worth = np.array([bits_N[f.first] for f in left]) * (1 - np.clip(near, 0.0, 1.0))
-        at = int(worth.argmax())
+        again = np.array([AGAIN ** given.get(documents[f.first], 0) if documents else 1.0 for f in left])
+        values = np.array([worth_N[f.first] for f in left]) * (1 - np.clip(near, 0.0, 1.0)) * again
+        at = int(values.argmax())
         chosen.append(left.pop(at))
         near = np.delete(near, at)
+        if documents:
+            given[documents[chosen[-1].first]] = given.get(documents[chosen[-1].first], 0) + 1
         if left:
             others_LM = vectors_NM[[f.first for f in left]]
             near = np.maximum(near, others_LM @ vectors_NM[chosen[-1].first])

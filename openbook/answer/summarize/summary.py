@@ -17,7 +17,7 @@ import numpy as np
 from openbook.answer.answer import Answer, Citation, Source, Token, plain, source_dict
 from openbook.answer.summarize.cover import stands_for
 from openbook.answer.summarize.gather import Asked, Candidate, Group, gather, gatherers
-from openbook.answer.summarize.points import Folded, Told, fold, lifts, ordered
+from openbook.answer.summarize.points import Folded, Told, fold, lifts, ordered, worth
 from openbook.answer.summarize.written import written
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
@@ -29,6 +29,8 @@ from openbook.mix.reading import Reader
 
 Span = tuple[int, int]
 MOST_POINTS, MOST_TOKENS = 64, 1 << 20
+WEIGHED = 96
+"""Sentences that the model reads the question under: those nearest to it; at least four for each point."""
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,14 @@ class _Making:
         said = list({(c.passage.id, c.start): c for group in groups for c in group.candidates}.values())
         if not said:
             return []
+        near_N = self.asked.near(self.asked.embed([c.text for c in said]))
+        said = [said[i] for i in np.argsort(-near_N, kind="stable")[: max(WEIGHED, 4 * self.plan.points)].tolist()]
         texts = [c.text for c in said]
-        bits_N = lifts(self.reader, self.question, texts, self.told)
-        chosen, share_N = self._reduced(texts, bits_N)
+        bits_N = lifts(self.reader, self.asked.subject, texts, self.told)
+        common_N = np.array([self.asked.habits.common(text) for text in texts])
+        vectors_NM = self.asked.embed(texts)
+        worth_N = worth(texts, bits_N, self.asked.near(vectors_NM), self.asked.typical(vectors_NM), common_N)
+        chosen, share_N = self._reduced(texts, bits_N, worth_N, [c.passage.document for c in said])
         return [
             Point(
                 " ".join(said[f.first].text.split()), float(bits_N[f.first]), float(share), self._held(f, said, bits_N)
@@ -292,7 +299,7 @@ class _Making:
         texts = [answer.text for answer, _ in kept]
         # A text that repeats the question makes it likely by that alone: what counts is what the passages gave it.
         bits_N = np.array([sum(s.bits or 0.0 for s in answer.sources if s.kind == "passage") for answer, _ in kept])
-        chosen, share_N = self._reduced(texts, bits_N)
+        chosen, share_N = self._reduced(texts, bits_N, bits_N)
         return [
             Point(texts[f.first], float(bits_N[f.first]), float(share), self._mixture(*kept[f.first]), kept[f.first][0])
             for f, share in zip(chosen, share_N, strict=True)
@@ -312,10 +319,12 @@ class _Making:
             held.append(Holding(self._name(passage), passage, span, line, text, source.bits, source.responsibility))
         return tuple(sorted(held, key=lambda h: -h.responsibility))
 
-    def _reduced(self, texts: Sequence[str], bits_N: Any) -> tuple[list[Folded], Any]:
+    def _reduced(
+        self, texts: Sequence[str], bits_N: Any, worth_N: Any, documents: Sequence[str] = ()
+    ) -> tuple[list[Folded], Any]:
         """The points in their order, and the share of the book that each stands for."""
-        vectors_NM = np.asarray(self.encoder.embed(list(texts)), np.float32)
-        chosen = ordered(fold(texts, vectors_NM, bits_N), vectors_NM, bits_N, self.plan.points)
+        vectors_NM = self.asked.embed(texts)
+        chosen = ordered(fold(texts, vectors_NM, bits_N), vectors_NM, worth_N, self.plan.points, documents)
         firsts = [folded.first for folded in chosen]
         return chosen, stands_for(self.asked.vectors_PM, self.asked.weights_P, vectors_NM[firsts])
 

@@ -1,0 +1,50 @@
+"""What a question is about, less how it asks: "Which guests discuss diversity in tech?" is about diversity.
+
+Words that ask, that say how often or by how many, and that something is said at all, are left out; so are words that
+nearly all documents have, which tell none of them from another: of interviews "guest", of podcasts "episode". Where
+nothing is left that was too much, and they stay. English and Chinese; of other languages what is common to all
+documents goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+from openbook.book.graph.derive import stem
+from openbook.book.graph.languages import language_of, stop_words
+
+LONGEST = 2_000
+"""Characters of a question that are looked at."""
+_FRAME = re.compile(
+    r"\b(?:summar(?:y|ies|i[sz]e\w*)|sum up|overview|gist|outline|recap|overall|recurring|recurrent|across|throughout|"
+    r"in general|general(?:ly)?|as a whole|main|themes?|topics?|points?|subjects?|take-?aways?|insights?|views?|"
+    r"viewpoints?|perspectives?|opinions?|discuss\w*|mention\w*|describ\w*|express\w*|emphasi\w*|highlight\w*|"
+    r"conversations?|talk(?:s|ing|ed)?|speak(?:s|ing)?|perceiv\w*|envision\w*|portray\w*|address\w*|focus(?:ed|es)? on|"
+    r"often|frequent(?:ly)?|common(?:ly)?|typical(?:ly)?|usually|mostly|different|various|differences?|similarit\w+|"
+    r"compare[ds]?|comparison|varied|variety|how many|range of|certain|particular(?:ly)?|specific(?:ally)?)\b"
+    r"|总体|整体|主要|主题|要点|总结|概括|概述|归纳|综述|讨论|提到|观点|看法|意见|经常|常见|不同|哪些|有多少|什么|这些|文件|关于",
+    re.IGNORECASE,
+)
+_ASKS = frozenset(
+    """
+    what which who whom whose where when why how do does did is are was were can could any there find some have has had
+    say says said give list tell name me us you being been according regarding concerning
+    """.split()  # noqa: SIM905 a list of words reads better as words
+)
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W_]+(?:['’.-](?=\w)[^\W_]+)*")
+
+
+def subject(question: str, everywhere: Container[str] = ()) -> str:
+    """The words of a question that say what it is about, in order; the question itself where there are none.
+
+    `everywhere` are words (stems) that nearly all documents have.
+
+    >>> subject("Which guests discuss the topic of diversity in tech?", {"guest", "tech"})
+    'diversity'
+    """
+    read = question[:LONGEST]
+    stop = stop_words(language_of(read)) | _ASKS
+    left = [w for w in _WORD.findall(_FRAME.sub(" ", read)) if w.casefold() not in stop]
+    telling = [w for w in left if stem(w.casefold()) not in everywhere]
+    return " ".join(telling or left) or question
