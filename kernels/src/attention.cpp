@@ -86,9 +86,10 @@ void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
     next = run.position + run.count;
     own.runs.push_back(run);
   };
-  if (!slots.empty()) {
-    const Slot& slot = slots[(size_t)l.slot];
-    for (const Held& held : groups[(size_t)slot.group].rows[(size_t)row]) {
+  const Part& part = parts[(size_t)w.part_of[(size_t)row]];
+  if (part.slots && !part.slots->empty()) {
+    const Slot& slot = (*part.slots)[(size_t)l.slot];
+    for (const Held& held : (*part.groups)[(size_t)slot.group].rows[(size_t)w.row_of[(size_t)row]]) {
       auto at = [&](int part, int side) { return slot.parts[part] ? slot.at(part, side, held.x, head, held.column) : nullptr; };
       push({at(0, 0), at(0, 1), (const uint16_t*)at(1, 0), (const uint16_t*)at(1, 1), (const uint16_t*)at(2, 0),
             (const uint16_t*)at(2, 1), held.count, held.position});
@@ -105,18 +106,30 @@ void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
   }
 }
 
+// Into how many pieces a row's queries are parted: as many as leave every member something to do while the last are
+// being done. It changes no number. But queries are taken together wherever it can be: each piece reads the same keys
+// again.
+int Step::pieces(const Layer& l, int row) const {
+  int count = w.start[(size_t)row + 1] - w.start[(size_t)row], members = team.active();
+  if (members == 1) return 1;
+  if (count >= kMany) return std::clamp(4 * members * count / (n * l.kv_heads), 1, 4);
+  int heads = (int)w.part_of.size() * l.kv_heads;
+  return heads < members ? std::min(count * (l.heads / l.kv_heads), (members + heads - 1) / heads) : 1;
+}
+
 void Step::attend(const Layer& l, int member) {
-  int groups_ = l.heads / l.kv_heads, rows = (int)w.start.size() - 1, pieces = 1;
-  // Fewer tasks than members would like: each row's queries are parted. It changes no number. But a few queries are taken
-  // together wherever that leaves no member without any: each piece reads the same keys again.
-  int longest = 0;
-  for (int r = 0; r < rows; r++) longest = std::max(longest, w.start[(size_t)r + 1] - w.start[(size_t)r]);
-  int heads = rows * l.kv_heads, tasks = longest >= kMany ? 4 * team.active() : team.active();
-  if (team.active() > 1 && heads < tasks) pieces = std::min(longest >= kMany ? 4 : longest * groups_, (tasks + heads - 1) / heads);
-  team.each(rows * l.kv_heads * pieces, [&](int task) {
-    int piece = pieces - 1 - task % pieces, head = task / pieces % l.kv_heads, row = task / pieces / l.kv_heads;
-    int count = (w.start[(size_t)row + 1] - w.start[(size_t)row]) * groups_;
-    attend_row(l, member, row, head, (int)((int64_t)count * piece / pieces), (int)((int64_t)count * (piece + 1) / pieces));
+  int groups_ = l.heads / l.kv_heads, rows = (int)w.part_of.size();
+  std::vector<Share>& shares = w.own[(size_t)member].shares;  // every member makes the same list for itself
+  shares.clear();
+  for (int row = 0; row < rows; row++) {
+    int all = pieces(l, row), count = (w.start[(size_t)row + 1] - w.start[(size_t)row]) * groups_;
+    for (int head = 0; head < l.kv_heads; head++)
+      for (int piece = all - 1; piece >= 0; piece--)  // the last of a text see the most
+        shares.push_back({row, head, (int)((int64_t)count * piece / all), (int)((int64_t)count * (piece + 1) / all)});
+  }
+  team.each((int)shares.size(), [&](int i) {
+    const Share& share = shares[(size_t)i];
+    attend_row(l, member, share.row, share.head, share.first, share.last);
   });
 }
 

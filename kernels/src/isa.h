@@ -36,12 +36,13 @@ struct Activations {
   float* floats;     // [rows, padded]
 };
 
-// Where products go: rows of `stride` floats; `bias` a number for each output, or null.
+// Where products go: rows of `stride` floats, or each row where `rows` says; `bias` a number for each output, or null.
 struct Output {
   float* y;
   int stride;
   const float* bias;
   bool add;
+  float* const* rows = nullptr;
 };
 
 enum class Act : int { silu, gelu, gelu_tanh, relu };

@@ -31,8 +31,8 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<Team> team, const K
 
 Engine::~Engine() = default;
 
-void Engine::forward(const Batch& batch, Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups) {
-  Step step(*model_, *team_, kernels_, *work_, *this, batch, store, slots, groups);
+void Engine::forward(const std::vector<Part>& parts, Store store) {
+  Step step(*model_, *team_, kernels_, *work_, *this, parts, store);
   if (step.tokens() == 0) return;
   team_->run([&](int member) { step.run(member); });
 }
@@ -67,61 +67,82 @@ std::pair<size_t, double> Engine::read_weights() {
   return {bytes, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count()};
 }
 
-void Engine::commit(const std::vector<Slot>& slots, const std::vector<Group>& groups) {
+void Engine::commit(const std::vector<Part>& parts) {
   const Work& w = *work_;
-  // `each(where it goes, where it is, bytes)` for all that a slot was given.
-  auto all = [&](size_t s, auto&& each) {
-    const Slot& slot = slots[s];
-    const Group& group = groups[(size_t)slot.group];
+  if (w.first.size() != parts.size() + 1) throw std::invalid_argument("these are not the parts of the last forward");
+  // `each(where it goes, where it is, bytes)` for all that a part's slot was given.
+  auto all = [&](size_t part, size_t s, auto&& each) {
+    const Slot& slot = (*parts[part].slots)[s];
+    const Group& group = (*parts[part].groups)[(size_t)slot.group];
     const Fresh& fresh = w.fresh[s];
     for (int side = 0; side < 2; side++)
       for (int head = 0; head < slot.heads; head++)
-        for (size_t t = 0; t < w.grid.size(); t++) {
-          int64_t column = group.column[(size_t)w.grid[t]];
+        for (int t = w.first[part]; t < w.first[part + 1]; t++) {
+          int64_t column = group.column[(size_t)w.grid[(size_t)t]];
           if (column < 0) continue;
-          for (int part = 0; part < 3 && fresh.width[part]; part++)
-            each(slot.at(part, side, group.x[(size_t)w.grid[t]], head, column), fresh.at(part, side, head, (int)t), fresh.width[part]);
+          for (int i = 0; i < 3 && fresh.width[i]; i++)
+            each(slot.at(i, side, group.x[(size_t)w.grid[(size_t)t]], head, column), fresh.at(i, side, head, t), fresh.width[i]);
         }
   };
-  auto one = [&](size_t s) { all(s, [](uint8_t* to, const uint8_t* from, size_t bytes) { std::memcpy(to, from, bytes); }); };
+  auto one = [&](size_t part, size_t s) { all(part, s, [](uint8_t* to, const uint8_t* from, size_t bytes) { std::memcpy(to, from, bytes); }); };
+  std::vector<std::pair<size_t, size_t>> work;
+  for (size_t part = 0; part < parts.size(); part++)
+    for (size_t s = 0; parts[part].slots && s < parts[part].slots->size(); s++) work.emplace_back(part, s);
   if (w.grid.size() < 4) {  // not worth waking anybody; but its lines lie far apart, so all are sent for first
-    for (size_t s = 0; s < slots.size(); s++)
-      all(s, [](uint8_t* to, const uint8_t*, size_t bytes) {
+    for (auto [part, s] : work)
+      all(part, s, [](uint8_t* to, const uint8_t*, size_t bytes) {
         for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(to + i, 1);
       });
-    for (size_t s = 0; s < slots.size(); s++) one(s);
+    for (auto [part, s] : work) one(part, s);
     return;
   }
-  team_->run([&](int) { team_->each((int)slots.size(), [&](int s) { one((size_t)s); }); });
+  team_->run([&](int) { team_->each((int)work.size(), [&](int i) { one(work[(size_t)i].first, work[(size_t)i].second); }); });
 }
 
-Step::Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, const Engine& tables, const Batch& batch,
-           Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups)
-    : model(model), team(team), k(k), w(w), tables(tables), batch(batch), store(store), slots(slots), groups(groups) {
-  w.token.clear(), w.position.clear(), w.grid.clear(), w.start.assign(1, 0), w.wanted.clear();
-  int top = 0;
-  std::vector<int> index((size_t)(batch.rows * batch.columns), 0);
-  for (int64_t b = 0; b < batch.rows; b++) {
-    for (int64_t t = 0; t < batch.columns; t++) {
-      int64_t at = b * batch.columns + t, position = batch.positions[at], token = batch.tokens[at];
+Step::Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, const Engine& tables,
+           const std::vector<Part>& parts, Store store)
+    : model(model), team(team), k(k), w(w), tables(tables), parts(parts), store(store) {
+  w.token.clear(), w.position.clear(), w.owner.clear(), w.grid.clear(), w.part_of.clear(), w.row_of.clear();
+  w.start.assign(1, 0), w.first.assign(1, 0), w.wanted.clear(), w.logits.clear();
+  for (size_t i = 0; i < parts.size(); i++) take((int)i);
+  n = (int)w.token.size();
+  int top = n ? *std::max_element(w.position.begin(), w.position.end()) : 0;
+  for (const Table& table : tables.ropes)
+    if (top >= table.rows) throw std::invalid_argument("a rotary table is shorter than the text");
+  if (tables.added.data && top >= tables.added.rows) throw std::invalid_argument("the table of positions is shorter than the text");
+  make_room();
+}
+
+// One list of all tokens that there are: rows of different length and padding cost nothing.
+void Step::take(int part) {
+  const Part& p = parts[(size_t)part];
+  std::vector<int> index((size_t)(p.rows * p.columns), 0);
+  for (int64_t b = 0; b < p.rows; b++) {
+    for (int64_t t = 0; t < p.columns; t++) {
+      int64_t at = b * p.columns + t, position = p.positions[at], token = p.tokens[at];
       if (position < 0) continue;
       if (token < 0 || token >= model.vocabulary) throw std::invalid_argument("token " + std::to_string(token) + " is not in the vocabulary");
       index[(size_t)at] = (int)w.token.size();
       w.token.push_back((int)token);
       w.position.push_back((int)position);
+      w.owner.push_back(part);
       w.grid.push_back((int)at);
-      top = std::max(top, (int)position);
     }
+    w.part_of.push_back(part);
+    w.row_of.push_back((int)b);
     w.start.push_back((int)w.token.size());
   }
-  for (int64_t b = 0; b < batch.rows; b++)
-    for (int column : batch.keep) w.wanted.push_back(index[(size_t)(b * batch.columns + column)]);
-  n = (int)w.token.size();
-  for (const Table& table : tables.ropes)
-    if (top >= table.rows) throw std::invalid_argument("a rotary table is shorter than the text");
-  if (tables.added.data && top >= tables.added.rows) throw std::invalid_argument("the table of positions is shorter than the text");
+  w.first.push_back((int)w.token.size());
+  if (!p.logits) return;
+  for (int64_t b = 0; b < p.rows; b++)
+    for (size_t i = 0; i < p.keep.size(); i++) {
+      w.wanted.push_back(index[(size_t)(b * p.columns + p.keep[i])]);
+      w.logits.push_back(p.logits + ((size_t)b * p.keep.size() + i) * (size_t)model.vocabulary);
+    }
+}
 
-  // Memory for all phases, taken before the members start.
+// Memory for all phases, taken before the members start.
+void Step::make_room() {
   int inner = 0, heads = 0;
   for (const auto& layer : model.layers) {
     int kv = layer->key ? 2 * layer->kv_heads * layer->dim : 0;
@@ -136,7 +157,8 @@ Step::Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, co
   w.x.take(rows * width), w.y.take(rows * (size_t)stride_), w.q.take(rows * (size_t)heads);
   w.attended.take(rows * (size_t)heads), w.h.take(rows * (size_t)padded(inner)), w.up.take(rows * (size_t)padded(inner));
   w.second.take(rows * width), w.hidden.take(std::max(w.wanted.size(), (size_t)1) * width);
-  size_t slot_count = slots.empty() ? 0 : slots.size();
+  size_t slot_count = 0;
+  for (const Part& part : parts) slot_count = std::max(slot_count, part.slots ? part.slots->size() : 0);
   for (const auto& layer : model.layers) slot_count = std::max(slot_count, (size_t)layer->slot + 1);
   w.fresh.resize(std::max(w.fresh.size(), slot_count));
   for (const auto& layer : model.layers)
@@ -212,9 +234,11 @@ void Step::layer(const Layer& l, int member, bool last) {
 
   const Norm* before = l.place == Place::post ? nullptr
                        : l.place == Place::parallel_one_norm ? &l.attention_norm : &*l.feed_forward_norm;
-  if (last && batch.tapped)
+  if (last && std::any_of(parts.begin(), parts.end(), [](const Part& p) { return p.tapped; }))
     each_row(n, [&](int r) {
-      float* out = batch.tapped + (size_t)w.grid[(size_t)r] * width;
+      const Part& part = parts[(size_t)w.owner[(size_t)r]];
+      if (!part.tapped) return;
+      float* out = part.tapped + (size_t)w.grid[(size_t)r] * width;
       if (before) norm_row(*before, x + (size_t)r * stride, out, width);
       else std::memcpy(out, x + (size_t)r * stride, sizeof(float) * (size_t)width);
     });
@@ -267,14 +291,16 @@ void Step::feed_forward(const FeedForward& ff, const Activations& x, int rows, f
 
 void Step::logits(int member) {
   int width = model.width, stride = padded(width), count = (int)w.wanted.size();
-  if (batch.hidden)
+  if (std::any_of(parts.begin(), parts.end(), [](const Part& p) { return p.hidden; }))
     each_row(n, [&](int r) {
+      const Part& part = parts[(size_t)w.owner[(size_t)r]];
+      if (!part.hidden) return;
       const float* x = w.x.data() + (size_t)r * stride;
-      float* out = batch.hidden + (size_t)w.grid[(size_t)r] * width;
+      float* out = part.hidden + (size_t)w.grid[(size_t)r] * width;
       if (model.final_norm) norm_row(*model.final_norm, x, out, width);
       else std::memcpy(out, x, sizeof(float) * (size_t)width);
     });
-  if (!count || !batch.logits) return;
+  if (!count) return;
   each_row(count, [&](int r) {
     const float* x = w.x.data() + (size_t)w.wanted[(size_t)r] * stride;
     float* out = w.hidden.data() + (size_t)r * stride;
@@ -289,11 +315,11 @@ void Step::logits(int member) {
   int piece = std::max(1, p.panels / (16 * team.active()));
   team.each((p.panels + piece - 1) / piece, [&](int i) {
     int first = i * piece, last = std::min(p.panels, first + piece);
-    k.multiply(p, first, last, a, 0, count, {batch.logits, model.vocabulary, model.head->bias_data(), false});
+    k.multiply(p, first, last, a, 0, count, {nullptr, 0, model.head->bias_data(), false, w.logits.data()});
     if (model.logit_cap > 0)
       for (int r = 0; r < count; r++)
         for (int64_t v = first * 16; v < std::min(model.vocabulary, last * 16); v++) {
-          float& logit = batch.logits[(size_t)r * model.vocabulary + v];
+          float& logit = w.logits[(size_t)r][v];
           logit = std::tanh(logit / model.logit_cap) * model.logit_cap;
         }
   });

@@ -76,14 +76,16 @@ struct Model {
   float logit_scale = 1, logit_cap = 0;
 };
 
-// Tokens of several rows, `[rows, columns]` with position -1 where there is none.
-struct Batch {
+// Tokens of several rows that go on in one cache, `[rows, columns]` with position -1 where there is none.
+struct Part {
   int64_t rows = 0, columns = 0;
   const int64_t *tokens = nullptr, *positions = nullptr;
   std::vector<int> keep;      // columns whose logits are wanted
   float* logits = nullptr;    // [rows, keep, vocabulary]
   float* hidden = nullptr;    // [rows, columns, width], after the last norm; or null
   float* tapped = nullptr;    // [rows, columns, width], what the last layer's feed-forward read; or null
+  const std::vector<Slot>* slots = nullptr;    // of the cache; null: what was before is not there, and nothing is kept
+  const std::vector<Group>* groups = nullptr;
 };
 
 class Engine {
@@ -101,12 +103,14 @@ class Engine {
   // Reads all weights that a step of a text reads, and does nothing with them: bytes, and the seconds that it took.
   std::pair<size_t, double> read_weights();
 
-  // `slots` and `groups` of a cache, or none of both for a forward that keeps nothing. Throws std::invalid_argument
-  // for tokens or positions outside the tables.
-  void forward(const Batch& batch, Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups);
+  // Parts of several texts in one go: the weights are read once for all of them, and no number of one depends on the
+  // others. All caches store their numbers alike. Throws std::invalid_argument for tokens or positions outside the
+  // tables.
+  void forward(const std::vector<Part>& parts, Store store);
 
-  // Puts what the last forward made into the cache that it was for. Until then the cache is as it was.
-  void commit(const std::vector<Slot>& slots, const std::vector<Group>& groups);
+  // Puts what the last forward made for these parts of it, which are all, into their caches, where `groups` say by now.
+  // Until then the caches are as they were.
+  void commit(const std::vector<Part>& parts);
 
  private:
   std::shared_ptr<Model> model_;

@@ -69,6 +69,13 @@ struct Keys {
   }
 };
 
+Part part(int64_t rows, int64_t columns, uintptr_t tokens, uintptr_t positions, std::vector<int> keep, uintptr_t logits,
+          uintptr_t hidden, uintptr_t tapped, const Keys* keys) {
+  return {rows, columns, pointer<const int64_t>(tokens), pointer<const int64_t>(positions), std::move(keep),
+          pointer<float>(logits), pointer<float>(hidden), pointer<float>(tapped),
+          keys ? &keys->slots : nullptr, keys ? &keys->groups : nullptr};
+}
+
 // Positions of new tokens, one after the other from each row's next one where there is none yet (`next`, or from 0);
 // refuses a token that is not in the vocabulary, but where its position says that it is none. Returns the highest
 // position and one.
@@ -254,10 +261,19 @@ void bind_engine(nb::module_& m) {
         hold(keys.groups.at((size_t)group), pointer<const int64_t>(positions), rows, columns, stride, pointer<const int64_t>(next), pointer<const int64_t>(blocks), per_row, block);
       }, "group"_a, "positions"_a, "rows"_a, "columns"_a, "stride"_a, "next"_a, "blocks"_a = 0, "per_row"_a = 0, "block"_a = 0)
       .def("place", &Keys::place, "group"_a, "columns"_a, "start"_a, "rows"_a, "count"_a, "block"_a = 0);
+  nb::class_<Part>(m, "Part").def("__init__", [](Part* self, int64_t rows, int64_t columns, uintptr_t tokens, uintptr_t positions, std::vector<int> keep, uintptr_t logits, uintptr_t hidden, uintptr_t tapped, const Keys* keys) {
+    new (self) Part(part(rows, columns, tokens, positions, std::move(keep), logits, hidden, tapped, keys));
+  }, "rows"_a, "columns"_a, "tokens"_a, "positions"_a, "keep"_a, "logits"_a = 0, "hidden"_a = 0, "tapped"_a = 0, "keys"_a.none() = nb::none(), nb::keep_alive<1, 10>());
   nb::class_<Engine>(m, "Engine")
+      .def("forward", [](Engine& engine, const std::vector<Part>& parts, int store) { engine.forward(parts, (Store)store); }, "parts"_a, "store"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("ready", &ready, "tokens"_a, "positions"_a, "given"_a, "next"_a, "rows"_a, "columns"_a)
       .def("read_weights", &Engine::read_weights, nb::call_guard<nb::gil_scoped_release>())
-      .def("commit", [](Engine& engine, const Keys& keys) { engine.commit(keys.slots, keys.groups); }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("commit", [](Engine& engine, const std::vector<Part>& parts) { engine.commit(parts); }, "parts"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("commit", [](Engine& engine, const Keys& keys) {
+        Part part;
+        part.slots = &keys.slots, part.groups = &keys.groups;
+        engine.commit({part});
+      }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("__init__", [](Engine* self, std::shared_ptr<Model> model, std::shared_ptr<Team> team, const std::string& isa) {
         new (self) Engine(model, team, kernels_named(isa));
       }, "model"_a, "team"_a, "isa"_a = "")
@@ -274,11 +290,7 @@ void bind_engine(nb::module_& m) {
       }, "data"_a, "rows"_a, "width"_a)
       .def("forward", [](Engine& engine, int64_t rows, int64_t columns, uintptr_t tokens, uintptr_t positions, std::vector<int> keep, uintptr_t logits, uintptr_t hidden, uintptr_t tapped, Keys* keys, int store) {
         nb::gil_scoped_release release;
-        static const std::vector<Slot> no_slots;
-        static const std::vector<Group> no_groups;
-        Batch batch{rows, columns, pointer<const int64_t>(tokens), pointer<const int64_t>(positions), std::move(keep),
-                    pointer<float>(logits), pointer<float>(hidden), pointer<float>(tapped)};
-        engine.forward(batch, keys ? keys->store : (Store)store, keys ? keys->slots : no_slots, keys ? keys->groups : no_groups);
+        engine.forward({part(rows, columns, tokens, positions, std::move(keep), logits, hidden, tapped, keys)}, keys ? keys->store : (Store)store);
       }, "rows"_a, "columns"_a, "tokens"_a, "positions"_a, "keep"_a, "logits"_a, "hidden"_a = 0, "tapped"_a = 0, "keys"_a.none() = nb::none(), "store"_a = 0);
 }
 

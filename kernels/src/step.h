@@ -38,12 +38,18 @@ struct Prepared {
   }
 };
 
+// A piece of attention: the queries `first` to `last` of a row that read one head's keys.
+struct Share {
+  int row, head, first, last;
+};
+
 // What one member has for itself.
 struct Own {
   Prepared prepared;
   Memory<float> row, scratch;
   std::vector<Query> queries;
   std::vector<Run> runs;
+  std::vector<Share> shares;
 };
 
 struct Engine::Work {
@@ -51,7 +57,10 @@ struct Engine::Work {
   Memory<float> x, y, q, attended, h, up, second, hidden, routed, scores;
   std::vector<Own> own;
   std::vector<Fresh> fresh;
-  std::vector<int> token, position, grid, start, wanted;
+  // Of each token: which part it is of, and its place in the part's grid. Of each row: the part, its number there, and
+  // its first token; of each part, the same. Of each row of logits: the token, and where they go.
+  std::vector<int> token, position, owner, grid, part_of, row_of, start, first, wanted;
+  std::vector<float*> logits;
   // Of experts: which tokens each has, and where a token's share of it is.
   std::vector<int> chosen, first_of, rows_of;
   std::vector<float> weight;
@@ -59,17 +68,20 @@ struct Engine::Work {
 
 class Step {
  public:
-  Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, const Engine& tables, const Batch& batch,
-       Store store, const std::vector<Slot>& slots, const std::vector<Group>& groups);
+  Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, const Engine& tables,
+       const std::vector<Part>& parts, Store store);
   void run(int member);
   int tokens() const { return (int)w.token.size(); }
 
  private:
+  void take(int part);
+  void make_room();
   void embed();
   void layer(const Layer& layer, int member, bool last);
   void attention(const Layer& layer, int member, float* out, bool add);
   void finish_heads(const Layer& layer, int token, int first, int last);
   void attend(const Layer& layer, int member);
+  int pieces(const Layer& layer, int row) const;
   void attend_row(const Layer& layer, int member, int row, int head, int first, int last);
   void runs_of(const Layer& layer, Own& own, int row, int head, bool& gaps);
   void feed_forward(const FeedForward& ff, const Activations& x, int rows, float* out, int stride, bool add, int member);
@@ -96,10 +108,8 @@ class Step {
   const Kernels& k;
   Engine::Work& w;
   const Engine& tables;
-  const Batch& batch;
+  const std::vector<Part>& parts;
   Store store;
-  const std::vector<Slot>& slots;
-  const std::vector<Group>& groups;
   int n = 0;
   int stride_ = 0;  // floats of a row of y: queries, keys, values of the widest layer
 };

@@ -122,7 +122,7 @@ template <int kRows> OB_INLINE void put(const Output& out, int row, int panel, i
   int n = rows - 16 * panel;
   Vf bias = out.bias ? load_some(out.bias + 16 * panel, n) : zero();
   for (int m = 0; m < kRows; m++) {
-    float* y = out.y + (size_t)(row + m) * out.stride + 16 * panel;
+    float* y = (out.rows ? out.rows[row + m] : out.y + (size_t)(row + m) * out.stride) + 16 * panel;
     Vf v = out.bias ? sums[m] + bias : sums[m];
     if (n >= 16) store(y, out.add ? load(y) + v : v);
     else store_some(y, out.add ? load_some(y, n) + v : v, n);

@@ -44,16 +44,24 @@ class Tables:
         module.load_state_dict({name: builder.tensor(f"biases.{index}.{name}") for name in names})
         return module
 
+    def refuse(self, length: int) -> None:
+        """Raise a `Fault` for a text of more positions than there are."""
+        limit = self._spec.max_positions
+        if self._learned is not None and length > limit:
+            raise Fault(f"the text is longer than the {limit} positions of this model; shorten it")
+
+    def reach(self, length: int) -> int:
+        """What texts must have in common to be run by one set of tables: 0, or their length where that changes them."""
+        return length if self._asks_length else 0
+
     def cover(self, engine: Any, length: int) -> None:
-        """Have tables for texts of `length` positions."""
+        """Have tables for texts of `length` positions, which are not refused."""
         if length > self._covered or (self._asks_length and length != self._covered):
             self._make(engine, length)
 
     @torch.inference_mode()
     def _make(self, engine: Any, length: int) -> None:
         limit = self._spec.max_positions
-        if self._learned is not None and length > limit:
-            raise Fault(f"the text is longer than the {limit} positions of this model; shorten it")
         rows = length if self._asks_length else max(LEAST, 1 << (length - 1).bit_length())
         kept: list[Tensor] = []
         positions_1T = torch.arange(rows)[None]

@@ -29,6 +29,16 @@ class Hidden(NamedTuple):
     feed_forward_BTM: Tensor
 
 
+class Part(NamedTuple):
+    """One text's part of a joint forward: what `Runner.forward` takes. With nothing in `keep` no logits are made."""
+
+    tokens_BT: Tensor
+    cache: Cache | None = None
+    positions_BT: Tensor | None = None
+    keep: slice | Sequence[int] = slice(None)
+    tap_BTM: Tensor | None = None
+
+
 class Runner(Protocol):
     """Runs a spec on some device in some precision. All of it is pure given the cache it is handed.
 
@@ -63,6 +73,12 @@ class Runner(Protocol):
         large part of a model. `positions_BT` says otherwise where rows are padded: −1 stands for no token.
         Into `tap_BTM`, fp32 zeros `[B, T, M]` on this device, goes what the last layer's feed-forward read of every
         column: the same forward gives the logits and the key under which kNN-LM looks for neighbours.
+        """
+
+    def together(self, parts: Sequence[Part]) -> list[Tensor | Exception]:
+        """`forward` of each, over caches of their own, as one where the backend can: what it gives, or would raise.
+
+        Where `batch_invariant`, no part's numbers depend on the others. One that fails leaves its cache as it was.
         """
 
     def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:

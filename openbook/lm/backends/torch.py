@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from openbook.lm.backends.runner import CHUNK, Hidden
+from openbook.lm.backends.runner import CHUNK, Hidden, Part
 from openbook.lm.backends.static import StaticSteps
 from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.layout import Cache
@@ -95,6 +95,17 @@ class TorchRunner:
         at_BT = None if positions_BT is None else positions_BT.to(self.device)
         logits: Tensor = self.decoder(tokens_BT.to(self.device), at_BT, cache, keep=keep, tap_BTM=tap_BTM)
         return logits
+
+    def together(self, parts: Sequence[Part]) -> list[Tensor | Exception]:
+        """One after the other."""
+        made: list[Tensor | Exception] = []
+        for part in parts:
+            at = {"positions_BT": part.positions_BT, "keep": part.keep, "tap_BTM": part.tap_BTM}
+            try:
+                made.append(self.forward(part.tokens_BT, part.cache, **at))  # type: ignore[arg-type]
+            except Exception as error:
+                made.append(error)
+        return made
 
     @torch.inference_mode()
     def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, *, positions_BT: Tensor | None = None) -> Hidden:
