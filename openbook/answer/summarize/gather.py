@@ -83,12 +83,13 @@ class Group:
 
 @dataclass
 class Asked:
-    """A question to a book, and what each way of gathering needs of both."""
+    """A question to a book, and what each way of gathering needs of both; of the `budget` of tokens, what was spent."""
 
     book: Book
     question: str
     encoder: Embedder
     budget: int
+    spent: int = 0
     _read: dict[str, Vectors] = field(default_factory=dict)
 
     @cached_property
@@ -201,6 +202,7 @@ def over_passages(asked: Asked) -> list[Group]:
     tokens_P = np.zeros(len(asked.vectors_PM), dtype=np.int64)
     tokens_P[likely] = np.maximum(1, asked.tokens([read[p].text for p in likely]))
     chosen = cover(asked.vectors_PM, asked.weights_P, tokens_P, asked.budget)
+    asked.spent = int(tokens_P[chosen].sum())
     return _alike(asked, [read[p] for p in chosen], asked.vectors_PM[chosen])
 
 
@@ -210,10 +212,11 @@ def over_hits(asked: Asked) -> list[Group]:
     hits = find(asked.book, asked.question, min(1000, max(10, asked.budget // 20)), asked.encoder)
     cost, kept = 0, list[Passage]()
     for passage, tokens in zip((h.passage for h in hits), asked.tokens([h.passage.text for h in hits]), strict=True):
-        cost += int(tokens)
-        if cost > asked.budget:
+        if cost + int(tokens) > asked.budget:
             break
+        cost += int(tokens)
         kept.append(passage)
+    asked.spent = cost
     return _alike(asked, kept, asked.embed([p.text for p in kept]))
 
 
@@ -233,7 +236,9 @@ def over_reports(asked: Asked) -> list[Group]:
     vectors_GM = asked.embed(texts)
     near_G = weights(asked.near(vectors_GM))
     size_G = np.array([report.community.weight for report in made])
-    chosen = cover(vectors_GM, near_G * size_G / max(size_G.sum(), 1e-9), asked.tokens(texts), asked.budget)
+    tokens_G = asked.tokens(texts)
+    chosen = cover(vectors_GM, near_G * size_G / max(size_G.sum(), 1e-9), tokens_G, asked.budget)
+    asked.spent = int(tokens_G[chosen].sum())
     read = by_id(asked.book, [s.passage for g in chosen for s in made[g].sentences])
     groups = []
     for report in (made[g] for g in chosen):

@@ -33,10 +33,10 @@ AT_ONCE = 32
 ALIKE, SAME_WORDS = 0.8, 0.6
 """Cosine, or share of the words in common, from which on two sentences say the same."""
 
-LEANING = 0.7
+LEANING = 0.5
 """What a sentence is worth that begins with a word that leans on the one before."""
-LEAST = 0.01
-"""Of a cosine: what adds bits is worth something."""
+NEAR, LEAST = 0.5, 0.01
+"""Share of the highest cosine with the subject that is near enough; what adds bits is worth something in any case."""
 AGAIN = 0.8
 """What a point is worth whose document has given one already; of two, the square; and so on."""
 _LEANS = re.compile(
@@ -104,13 +104,15 @@ def leans(text: str) -> bool:
 
 
 def worth(texts: Sequence[str], bits_N: Array, near_N: Array, typical_N: Array, common_N: Array) -> Array:
-    """w = bits · near · typical · (1 − common), less for a sentence that leans on another.
+    """w = bits · typical · min(1, near / (half the nearest)) · (1 − common), less for a sentence that leans on another.
 
     `near_N` is the cosine with the question's subject, `typical_N` that with what the book has on it, `common_N` the
-    share of a sentence that many documents say in the same words.
+    share of a sentence that many documents say in the same words. Of what is near enough the nearest is not better:
+    it only repeats the question.
     """
     alone_N = np.array([LEANING if leans(text) else 1.0 for text in texts])
-    told_N: Array = np.maximum(bits_N, 0.0) * np.clip(near_N, LEAST, 1.0) * np.clip(typical_N, LEAST, 1.0)
+    enough_N = near_N / max(NEAR * float(near_N.max(initial=0.0)), 1e-9)
+    told_N: Array = np.maximum(bits_N, 0.0) * np.clip(enough_N, LEAST, 1.0) * np.clip(typical_N, LEAST, 1.0)
     told_N *= (1 - common_N) * alone_N
     return told_N
 

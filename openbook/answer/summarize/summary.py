@@ -29,7 +29,7 @@ from openbook.mix.reading import Reader
 
 Span = tuple[int, int]
 MOST_POINTS, MOST_TOKENS = 64, 1 << 20
-WEIGHED = 96
+WEIGHED = 64
 """Sentences that the model reads the question under: those nearest to it; at least four for each point."""
 
 
@@ -253,6 +253,7 @@ class _Making:
         read = [p for group in groups for p in group.passages]
         said = [c for group in groups for c in group.candidates]
         counts = {"groups": len(groups), "passages": len({p.id for p in read}), "sentences": len(said)}
+        counts["tokens"] = self.asked.spent
         book = self.reader.book
         return Summary(
             self.question, tuple(points), self.plan, over, self.reader.model.name,
