@@ -13,8 +13,10 @@ from openbook.cli.output import one_line, out, plural, print_json, progress_bar,
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
-    from openbook.book.communities import Communities, Report
+    from openbook.book.communities import Communities, Community, Report
+    from openbook.book.embedder import Embedder
     from openbook.book.graph import Entity, Graph, Sentence
+    from openbook.config import Config
 
 MODEL = "Asking a model"
 CARRYING, RELATED, SHOWN = 3, 10, 10
@@ -59,9 +61,18 @@ def graph(
             metavar="TOKENS", min=1, help="Stop before more are read and written; go on later.", rich_help_panel=MODEL
         ),
     ] = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write", metavar="", help="A model writes a report of each that is shown.", rich_help_panel=MODEL
+        ),
+    ] = False,
+    model: options.Model = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", metavar="", help="Only say what asking the model takes.", rich_help_panel=MODEL),
+        typer.Option(
+            "--dry-run", metavar="", help="Only say what the model would read and write.", rich_help_panel=MODEL
+        ),
     ] = False,
     as_json: options.AsJson = False,
     html: Annotated[
@@ -71,16 +82,19 @@ def graph(
 ) -> None:
     """Show the communities of what the documents name, or of one name what it is related to.
 
-    No model is asked without --extract llm or both.
+    No model is asked without --extract llm or both, or --write. What one has said is kept: only what is new or changed
+    is asked about again.
     """
-    config = options.configure(book=book)
-    opened, _ = open_for(config, docs, at)
+    config = options.configure(book=book, model=model)
+    opened, encoder = open_for(config, docs, at)
     if extract is not None:
         from openbook.cli.graph_extract import extract as extracted
 
         extracted(config, opened, extract, extract_model, budget, dry_run, as_json)
-    elif extract_model is not None or budget is not None or dry_run:
-        raise typer.BadParameter("--extract-model, --budget and --dry-run are of --extract llm or both")
+    elif extract_model is not None or ((budget is not None or dry_run) and not write):
+        raise typer.BadParameter(
+            "--extract-model is of --extract llm or both, --budget and --dry-run of that or --write"
+        )
     with progress_bar() as progress:
         found = opened.graph(progress)
     if not len(found):
@@ -97,8 +111,9 @@ def graph(
         remark(f"the picture is written to {save_graph(found, divided, html)}")
     chosen = divided.level(min(level, max(divided.levels - 1, 0)))[:k]
     reports = [divided.report(community, CARRYING) for community in chosen]
+    texts = _written(config, encoder, divided, chosen, budget, dry_run, as_json) if write else {}
     if as_json:
-        print_json(_facts(found, divided, reports, k))
+        print_json(_facts(found, divided, reports, k, texts))
         return
     console = out()
     console.print(
@@ -107,10 +122,28 @@ def graph(
         style="dim",
     )
     for report in reports:
-        _show(report)
+        _show(report, texts.get(report.community.number))
 
 
-def _show(report: Report) -> None:
+def _written(
+    config: Config,
+    encoder: Embedder,
+    divided: Communities,
+    chosen: list[Community],
+    budget: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> dict[int, dict[str, Any]]:
+    """What the model wrote of these communities, by their numbers."""
+    from openbook.answer.reports import made_by, written_of
+    from openbook.cli.graph_extract import report
+
+    model = report(config, encoder, divided, chosen, budget, dry_run, as_json)
+    found = {community.number: written_of(divided, community, made_by(model)) for community in chosen}
+    return {number: text for number, text in found.items() if text is not None}
+
+
+def _show(report: Report, written: dict[str, Any] | None = None) -> None:
     from rich.text import Text
 
     console = out()
@@ -118,9 +151,23 @@ def _show(report: Report) -> None:
     heading.append(f"  {plural(len(report.community.entities), 'name')}", "dim")
     console.print(heading, soft_wrap=True)
     console.print(Text("  " + one_line(", ".join(report.entities[3:])), "dim"), soft_wrap=True)
+    if written is not None:
+        _show_written(written)
     for sentence in report.sentences:
         _say(sentence)
     console.print()
+
+
+def _show_written(written: dict[str, Any]) -> None:
+    """What the model wrote, and the places its sentences come from."""
+    from rich.text import Text
+
+    out().print(Text("  " + one_line(written["answer"] or written["reason"]), "italic"), soft_wrap=True)
+    documents = {source["id"]: source.get("document") for source in written["sources"]}
+    for cited in written["citations"]:
+        start, end = cited["source_span"]
+        place = f"    {one_line(documents.get(cited['source']))} {start}–{end}  {cited['responsibility']:.0%}"
+        out().print(Text(place, "dim"), soft_wrap=True)
 
 
 def _say(sentence: Sentence) -> None:
@@ -178,7 +225,9 @@ def _told(found: Graph, a: int, b: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _facts(found: Graph, divided: Communities, reports: list[Report], k: int) -> dict[str, Any]:
+def _facts(
+    found: Graph, divided: Communities, reports: list[Report], k: int, texts: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
     order = sorted(range(len(found)), key=lambda e: (-found.strength_E[e], e))[:k]
     names = found.derived.shown
     return {
@@ -194,7 +243,7 @@ def _facts(found: Graph, divided: Communities, reports: list[Report], k: int) ->
             {"a": names[r.a], "b": names[r.b], "weight": round(r.weight, 4), "count": r.sentences}
             for r in found.relations(most=k)
         ],
-        "communities": [_report(report) for report in reports],
+        "communities": [_report(report) | _text(texts.get(report.community.number)) for report in reports],
     }
 
 
@@ -211,6 +260,10 @@ def _report(report: Report) -> dict[str, Any]:
         "covered": round(report.covered, 4),
         "sentences": [_place(sentence) for sentence in report.sentences],
     }
+
+
+def _text(written: dict[str, Any] | None) -> dict[str, Any]:
+    return {} if written is None else {"written": written}
 
 
 def _seen(found: Graph) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What `graph` does with a model: names that it finds in the documents, with what that costs said first."""
+"""What `graph` does with a model: names that it finds in the documents, reports that it writes, and what that takes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,9 +13,13 @@ from openbook.cli.output import complain, err, one_line, out, plural, print_json
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
+    from openbook.answer.reports import Reporting
+    from openbook.book.communities import Communities, Community
+    from openbook.book.embedder import Embedder
     from openbook.book.graph.asking import Asking, Modeller
     from openbook.book.store import Book
     from openbook.config import Config
+    from openbook.lm.model import LanguageModel
 
 KEY = "OPENBOOK_MEMBER_KEY"
 
@@ -62,19 +67,54 @@ def modeller_of(config: Config, name: str | None) -> Modeller:
     return Local(options.model_of(config, here(name or config.model or "smollm2")))
 
 
+def report(
+    config: Config,
+    encoder: Embedder,
+    divided: Communities,
+    chosen: Sequence[Community],
+    budget: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> LanguageModel:
+    """Let the model write the reports of communities that are not written yet, or tell what that takes and exit."""
+    from openbook.answer.reports import estimate, write_reports
+    from openbook.cli.models import here
+    from openbook.mix.reading import Reader, passage_cache
+
+    model = options.model_of(config, here(config.model or "smollm2"))
+    if dry_run:
+        planned = estimate(divided, chosen, model)
+        if as_json:
+            print_json({"model": model.name, **_cost(planned), "reports": planned.reports, "kept": planned.kept})
+        else:
+            out().print(f"{plural(planned.reports, 'report')} to write, {planned.kept:,} kept: {_tokens(planned)}")
+        raise typer.Exit
+    book = divided.graph.book
+    reader = Reader(book, model, encoder, kept=passage_cache(book, model, config.kv_memory, config.kv_disk))
+    with progress_bar() as progress:
+        done = write_reports(reader, divided, chosen, budget, progress)
+    if done.reports or done.left:
+        told = f"{plural(done.reports, 'report')} in {done.seconds:.0f} s"
+        complain(f"{told}, {done.read:,} tokens read, {done.written:,} written; {done.kept:,} were written already")
+    if done.left:
+        complain(f"the budget is spent, {plural(done.left, 'report')} left: the same command goes on with them")
+    return model
+
+
+def _tokens(planned: Asking | Reporting) -> str:
+    return f"{planned.read:,} tokens read and {planned.written:,} written, at most"
+
+
 def _tell_plan(planned: Asking, made: str, as_json: bool) -> None:
     if as_json:
-        print_json({"model": made, **_cost(planned), "documents": planned.documents})
+        print_json({"model": made, "calls": planned.calls, **_cost(planned), "documents": planned.documents})
         return
-    out().print(
-        f"{plural(planned.calls, 'call')} about {plural(planned.documents, 'document')}: "
-        f"{planned.read:,} tokens read and {planned.written:,} written, at most",
-        soft_wrap=True,
-    )
+    told = f"{plural(planned.calls, 'call')} about {plural(planned.documents, 'document')}"
+    out().print(f"{told}: {_tokens(planned)}", soft_wrap=True)
 
 
-def _cost(asking: Asking) -> dict[str, Any]:
-    return {"calls": asking.calls, "read": asking.read, "written": asking.written}
+def _cost(planned: Asking | Reporting) -> dict[str, Any]:
+    return {"read": planned.read, "written": planned.written}
 
 
 def _tell(done: Asking) -> None:

@@ -42,6 +42,15 @@ def contents(book: Book) -> set[Key]:
     return set(zip(rows["id"].to_pylist(), rows["hash"].to_pylist(), strict=True))
 
 
+def named(book: Book) -> dict[str, Key]:
+    """The same by the documents' names."""
+    if book.documents_table is None:
+        return {}
+    with faults(book.path):
+        rows = book.documents_table.scanner(columns=["name", "id", "hash"]).to_table().to_pylist()
+    return {row["name"]: (row["id"], row["hash"]) for row in rows}
+
+
 def catch_up(book: Book, by: str = "built-in", progress: Progress | None = None) -> Caught:
     """Extract the documents of the book's version that were not yet; a batch is durable when it was stored.
 

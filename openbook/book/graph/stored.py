@@ -6,6 +6,7 @@
       partition.txt     which community each name was in last (`openbook.book.communities`)
       extraction.json   which extraction the graph is of, where one was chosen (`openbook.book.graph.asking`)
       llm-0123456789ab/ the same for a model that was asked: a line a stretch of a document
+      reports/          what a model wrote of communities (`openbook.book.graph.written`)
       lock              held by the one process that writes
 
 A line is a function of one document's text, and of nothing else: so it is of every version of the book that has that
@@ -34,7 +35,7 @@ from openbook.book.indices import joined
 from openbook.book.manifest import BookFault, faults, sync, write
 
 FOLDER, LISTING, LOCK, PARTITION = "graph", "store.json", "lock", "partition.txt"
-CHOICE, ASKED = "extraction.json", "llm-"
+CHOICE, ASKED, REPORTS = "extraction.json", "llm-", "reports"
 LONGEST = 1 << 28
 """Bytes of a line that is read at all: a document has 20 million characters at most."""
 _NAME = re.compile(r"\d{6,12}\.jsonl")
@@ -331,7 +332,20 @@ def _drop(book: Path, gone: Callable[[Key], bool]) -> int:
         count = sum(Store(each).drop(gone) for each in [folder, *asked_folders(folder)])
         if count:
             _drop_names(folder)
+        if (folder / REPORTS).is_dir():
+            from openbook.book.graph.written import drop
+
+            drop(folder, gone, lambda: _names(folder))
     return count
+
+
+def _names(folder: Path) -> set[str]:
+    """All names that some line says; none where one is damaged."""
+    try:
+        every = (line for each in [folder, *asked_folders(folder)] for _, line in lines(each, lambda key: True))
+        return {name for line in every for name in texts_of(json.loads(line)["normals"])}
+    except (BookFault, ValueError, TypeError, KeyError):
+        return set()
 
 
 def asked_folders(folder: Path) -> list[Path]:
@@ -344,11 +358,10 @@ def _drop_names(folder: Path) -> None:
     path = folder / PARTITION
     if not path.exists():
         return
+    kept = _names(folder)
     try:
-        every = (line for each in [folder, *asked_folders(folder)] for _, line in lines(each, lambda key: True))
-        kept = {name for line in every for name in texts_of(json.loads(line)["normals"])}
         _, *rows = path.read_text("utf-8").splitlines()
         write(path, "\n".join(["", *(row for row in rows if row.rpartition("\t")[2] in kept)]) + "\n")
-    except (BookFault, ValueError, TypeError, KeyError):
+    except ValueError:
         path.unlink()  # it can be made again
         sync(folder)
