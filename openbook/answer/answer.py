@@ -185,6 +185,18 @@ class Answer:
 
         return save_html(self.to_dict(), path)
 
+    def save(self, path: str | Path) -> Path:
+        """Write the answer with its evidence as the path's ending says: .md, .html, .svg, .png, .txt."""
+        from openbook.answer.report.save import save
+
+        return save(self.to_dict(), path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from openbook.answer.report.notebook import notebook
+
+        return notebook(self.to_dict())
+
 
 def token_dict(token: Token) -> dict[str, Any]:
     """A token as JSON."""

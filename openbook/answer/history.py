@@ -39,9 +39,9 @@ def keep(book: Path, answer: Mapping[str, Any]) -> int:
             raise Fault(f"version {version} of {book} is gone, a document of it was forgotten meanwhile")
         number = max(numbers(book), default=0) + 1
         # A lone surrogate becomes its escape, which is JSON again.
-        _write(_path(book, number), json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+        _write(file_of(book, number), json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
         for old in numbers(book)[:-KEPT]:
-            _path(book, old).unlink(missing_ok=True)
+            file_of(book, old).unlink(missing_ok=True)
     last = home() / "last"
     last.parent.mkdir(parents=True, exist_ok=True)
     _write(last, os.fsencode(book.absolute()))
@@ -62,7 +62,7 @@ def recall(book: Path, number: int | None = None) -> dict[str, Any]:
     if chosen not in kept:
         there = f"answers {kept[0]} to {kept[-1]}" if len(kept) > 1 else f"answer {kept[0]}"
         raise Fault(f"there is no answer {chosen} in {book}; kept there: {there}")
-    path = _path(book, chosen)
+    path = file_of(book, chosen)
     try:
         with path.open("rb") as file:
             data = file.read(LONGEST + 1)
@@ -87,7 +87,8 @@ def last_book() -> Path:
     return book
 
 
-def _path(book: Path, number: int) -> Path:
+def file_of(book: Path, number: int) -> Path:
+    """Where an answer is kept, if it is."""
     return book / "answers" / f"{number:06d}.json"
 
 

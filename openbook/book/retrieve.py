@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,27 @@ class Hit:
     lexical: float
     prior: float = 0.0
     through: tuple[Step, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: what the passage is and where, and its scores."""
+        p = self.passage
+        scores = {"score": self.score, "dense": self.dense, "lexical": self.lexical, "prior": self.prior}
+        return {
+            "document": p.document,
+            "title": p.title,
+            "heading": p.heading,
+            "page": p.page,
+            "line": p.line,
+            "span": [p.start, p.end],
+            "text": p.text,
+            **{name: round(value, 6) for name, value in scores.items()},
+            **({"through": [step._asdict() for step in self.through]} if self.through else {}),
+        }
+
+
+def hit_dicts(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+    """Hits as JSON, with their ranks."""
+    return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, 1)]
 
 
 Retriever = Callable[[Book, str, int, Embedder], list[Hit]]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -100,6 +100,7 @@ def find(
     opened, embedder = open_for(config, docs, at)
     from openbook.book.documents import tidy
     from openbook.book.retrieve import find as search
+    from openbook.book.retrieve import hit_dicts
 
     if by in ("graph", "pagerank"):
         with progress_bar() as progress:
@@ -107,7 +108,7 @@ def find(
     hits = search(opened, tidy(query), k, embedder, by=by or "fused")
     if as_json:
         seen = {"path": str(opened.path), "version": opened.version}
-        print_json({"query": query, "book": seen, "hits": [_hit(rank, hit) for rank, hit in enumerate(hits, 1)]})
+        print_json({"query": query, "book": seen, "hits": hit_dicts(hits)})
     else:
         show(hits)
 
@@ -197,23 +198,6 @@ def summary(added: Added) -> str:
     if added.ignored:
         words.append(f"{added.ignored:,} of other kinds left out")
     return ", ".join(words)
-
-
-def _hit(rank: int, hit: Hit) -> dict[str, Any]:
-    p = hit.passage
-    scores = {"score": hit.score, "dense": hit.dense, "lexical": hit.lexical, "prior": hit.prior}
-    return {
-        "rank": rank,
-        "document": p.document,
-        "title": p.title,
-        "heading": p.heading,
-        "page": p.page,
-        "line": p.line,
-        "span": [p.start, p.end],
-        "text": p.text,
-        **{name: round(value, 6) for name, value in scores.items()},
-        **({"through": [step._asdict() for step in hit.through]} if hit.through else {}),
-    }
 
 
 def show(hits: list[Hit]) -> None:

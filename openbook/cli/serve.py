@@ -14,9 +14,8 @@ from openbook.cli.output import complain, one_line, plural, remark
 from openbook.errors import Fault
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from openbook.config import Config
+    from openbook.serve.security import Guard
     from openbook.serve.service import Service
 
 EPILOG = "\n\n".join(
@@ -153,7 +152,7 @@ def _listen(config: Config) -> socket.socket:
         raise Fault(f"{config.host}:{config.port} cannot be listened on: {told}; choose another --port") from error
 
 
-def _run(app: FastAPI, config: Config, listening: socket.socket, log: bool, open_page: bool) -> None:
+def _run(app: Guard, config: Config, listening: socket.socket, log: bool, open_page: bool) -> None:
     import uvicorn
 
     from openbook.serve.logs import configure

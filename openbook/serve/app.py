@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from openbook import __version__
-from openbook.serve import chat, models, page
+from openbook.serve import asking, books, chat, documents, embeddings, models, page, past, responses
 from openbook.serve.errors import ErrorBody, install
 from openbook.serve.security import Guard
 from openbook.serve.service import Service
@@ -34,12 +34,16 @@ STATUSES = {
 }
 
 
-def create_app(service: Service, *, key: str | None = None, names: Iterable[str] = ()) -> FastAPI:
-    """The ASGI app that answers for a service; `key` is the API key, `names` other names it may be called by."""
+def create_app(service: Service, *, key: str | None = None, names: Iterable[str] = ()) -> Guard:
+    """The ASGI app that answers for a service, behind its guard.
+
+    `key` is the API key, `names` are other names that it may be called by.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await service.finish()
         await service.engine.drain(0)  # the requests at work had their time before (uvicorn's graceful shutdown)
 
     app = FastAPI(
@@ -55,8 +59,8 @@ def create_app(service: Service, *, key: str | None = None, names: Iterable[str]
     )
     app.state.service = service
     install(app)
-    for group in (chat, models):
+    for group in (chat, responses, embeddings, models, books, asking, past):
         app.include_router(group.router)
+    app.include_router(documents.router, max_body_size=service.limits.upload_bytes)
     app.include_router(page.router(page.read_all()))
-    app.add_middleware(Guard, counts=service.counts, key=key, names=names)
-    return app
+    return Guard(app, counts=service.counts, key=key, names=names)

@@ -21,6 +21,7 @@ from openbook.serve.engine import Busy
 
 log = logging.getLogger("openbook.serve")
 RETRY_SECONDS = 2
+TOO_LARGE = "the body is larger than this server takes; send it in parts"
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -107,11 +108,12 @@ def install(app: FastAPI) -> None:
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = error.headers if isinstance(error, HTTPException) else None
         told = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for this address"}
+        told[413] = TOO_LARGE
         detail = str(getattr(error, "detail", "")) or HTTPStatus(status).phrase
         return Refused(status, told.get(status, detail), headers=headers).response()
 
-    app.add_exception_handler(Refused, ours)
-    app.add_exception_handler(Fault, ours)
+    for kind in (Refused, Fault, Exception):
+        app.add_exception_handler(kind, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_framework)
 

@@ -12,13 +12,14 @@ import ipaddress
 import logging
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openbook.errors import Fault
-from openbook.serve.errors import Refused, refusal
+from openbook.serve.errors import TOO_LARGE, Refused, refusal
 from openbook.serve.metrics import Counts
 
 log = logging.getLogger("openbook.serve")
@@ -73,25 +74,36 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
+        began, status, swapped, ended = time.perf_counter(), 0, False, False
 
-        async def sending(message: Message) -> None:
-            nonlocal status
+        async def passing(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
+        async def sending(message: Message) -> None:
+            nonlocal status, swapped, ended
+            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
+            if swapped:
+                return
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status >= 400 and not Headers(scope=message).get("content-type", "").startswith("application/json"):
+                    swapped = True
+                    await Refused(status, _phrase(status)).response()(scope, receive, passing)
+                    return
+            await passing(message)
+
         try:
             self._check(scope)
             await self.app(scope, receive, sending)
         except Exception as error:
-            refused = refusal(error)
-            if status:  # half an answer is out: the connection is closed, which says so
+            if status and not ended:  # half an answer is out: the connection is closed, which says so
                 raise
-            await refused.response()(scope, receive, sending)
+            if not status:
+                await refusal(error).response()(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -133,6 +145,11 @@ class Guard:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), known):
             message = "this server needs its API key: send the header Authorization: Bearer KEY"
             raise Refused(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _phrase(status: int) -> str:
+    """Of errors that the framework answers by itself, in plain text."""
+    return {413: TOO_LARGE}.get(status, HTTPStatus(status).phrase)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

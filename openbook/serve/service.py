@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 
@@ -16,11 +16,15 @@ from openbook.answer.answer import Answer
 from openbook.answer.history import keep
 from openbook.answer.replay import run_of
 from openbook.errors import Fault
+from openbook.lm.model import LanguageModel
 from openbook.mix.settings import Settings
 from openbook.serve.asked import Asked
 from openbook.serve.engine import Engine, Run
 from openbook.serve.metrics import Counts
 from openbook.serve.shelf import Shelf
+from openbook.serve.written import answers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,11 @@ class Limits:
 @dataclass
 class Service:
     """One process that answers. `defaults` are the settings where a request says nothing, `how` what the model was
-    loaded by; without `history` answers are not kept with their books."""
+    loaded by; without `history` answers are not kept with their books.
+
+    `drawing` bounds the pages that are drawn at once, each in a process with up to a gibibyte of memory; `jobs` go on
+    where their client goes away.
+    """
 
     engine: Engine
     shelf: Shelf
@@ -44,6 +52,8 @@ class Service:
     how: Mapping[str, Any] = field(default_factory=dict)
     history: bool = True
     counts: Counts = field(default_factory=Counts)
+    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    jobs: set[asyncio.Task[None]] = field(default_factory=set)
     began: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -59,6 +69,28 @@ class Service:
     def start(self, asked: Asked) -> Run:
         """Put a question into the engine; `Busy` where its queue is full."""
         return self.engine.start(asked.work, rows=asked.rows)
+
+    async def compute(self, request: Request, work: Callable[[LanguageModel], T], rows: int) -> T:
+        """What a function does with the model, in the engine as any question."""
+
+        def steps(model: LanguageModel) -> Generator[None, None, T]:
+            yield
+            return work(model)
+
+        run = self.engine.start(steps, rows=rows)
+        [made] = await answers(request, [run], self.limits.seconds)
+        return cast("T", made)
+
+    def keep_at(self, job: Coroutine[Any, Any, None]) -> None:
+        """Do this to its end, whoever waits for it."""
+        task = asyncio.create_task(job)
+        self.jobs.add(task)
+        task.add_done_callback(self.jobs.discard)
+
+    async def finish(self) -> None:
+        """Wait for what is under way; nothing more is begun."""
+        while self.jobs:
+            await asyncio.wait(self.jobs)
 
     async def told(self, asked: Asked, answer: Answer) -> dict[str, Any]:
         """An answer as JSON, kept with its book: `id` is its number there, null where it is not kept."""

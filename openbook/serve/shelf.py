@@ -12,10 +12,13 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from openbook.book.embedder import Embedder
+from openbook.book.faq.knowledge import Knowledge, open_knowledge
+from openbook.book.faq.read import pairs_of
+from openbook.book.graph import Graph
 from openbook.book.manifest import BookFault, read_head
 from openbook.book.store import Book, open_book
 from openbook.book.versions import Ref, resolve
@@ -33,12 +36,15 @@ WRITERS_WAITING = 8
 class Shelved:
     """A book under the name that it has here."""
 
-    def __init__(self, name: str, path: Path, encoder: Embedder | None) -> None:
+    def __init__(self, name: str, path: Path, encoder: Embedder) -> None:
         self.name, self.path, self.encoder = name, path, encoder
         self.kept: PrefixStore | None = None
+        self._budgets: tuple[int | None, int | None] = None, None
         self._live = open_book(path)
         self._seen: OrderedDict[int, Book] = OrderedDict()
         self._lock = threading.Lock()
+        self._graphs = threading.Lock()
+        self._knowledge: tuple[Book, Knowledge] | None = None
         self._writer = asyncio.Lock()
         self._writers = 0
 
@@ -75,9 +81,37 @@ class Shelved:
             with self._lock:  # a version that was forgotten must not be handed out any more
                 self._seen.clear()
 
-    def keep_for(self, model: LanguageModel, memory: int | None, disk: int | None) -> None:
+    def keep_for(self, model: LanguageModel, memory: int | None = None, disk: int | None = None) -> None:
         """Passages' keys and values of this model, for all requests and versions."""
+        self._budgets = memory, disk
         self.kept = passage_cache(self._live, model, memory, disk)
+
+    @contextmanager
+    def forgetting(self, model: LanguageModel) -> Iterator[None]:
+        """Within, documents are forgotten: what requests at work have of them in memory never reaches the disk again,
+        and who comes later begins with an empty memory."""
+        if self.kept is not None:
+            self.kept.disk = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._live, self._knowledge = Book(self.path), None
+            self.keep_for(model, *self._budgets)
+
+    def graph(self, book: Book) -> Graph:
+        """The graph of one of these books; who asks meanwhile waits until it is made."""
+        with self._graphs:
+            return book.graph()
+
+    def knowledge(self, book: Book) -> Knowledge | None:
+        """What the book's questions and answers say, ready to be asked; None where it has none."""
+        with self._graphs:
+            if self._knowledge is None or self._knowledge[0] is not book:
+                if next(iter(pairs_of(book)), None) is None:
+                    return None
+                self._knowledge = book, open_knowledge(book, self.encoder)
+            return self._knowledge[1]
 
 
 class Shelf:

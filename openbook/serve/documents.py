@@ -1,0 +1,261 @@
+"""/v1/books/…/documents: what is in a book, its text, its pages as pictures; adding to it and forgetting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from openbook.book import tables, uploads
+from openbook.book.adding import Added
+from openbook.book.apart import page_png
+from openbook.book.documents import Unreadable
+from openbook.book.forget import known
+from openbook.book.manifest import faults
+from openbook.book.store import Book
+from openbook.serve.bodies import (
+    AddedFacts,
+    DocumentFacts,
+    DocumentList,
+    DocumentText,
+    Done,
+    ForgottenFacts,
+    Proof,
+    Skipped,
+)
+from openbook.serve.books import Named
+from openbook.serve.errors import ErrorBody, Refused, refusal
+from openbook.serve.service import Served
+from openbook.serve.shelf import Shelved
+
+router = APIRouter(tags=["documents"])
+At = Annotated[str | None, Query(max_length=200, description="A version's number, or a tag; else the live one.")]
+MOST_FILES = 1_000
+PIXELS = 1_600
+NDJSON = {
+    "description": "An event a line: `progress`, then `done` or `error`; with Accept: application/json the last alone.",
+    "content": {"application/x-ndjson": {}},
+}
+
+
+class Progress(BaseModel):
+    """How far an upload is."""
+
+    event: str = "progress"
+    done: int
+    total: int
+    what: str
+    document: str
+
+
+@router.get("/v1/books/{book}/documents")
+async def list_documents(name: Named, service: Served, at: At = None) -> DocumentList:
+    """A book's documents, by name."""
+    book = service.shelf.named(name).at(at)
+    return DocumentList(version=book.version, data=await asyncio.to_thread(_documents, book))
+
+
+def _documents(book: Book) -> list[DocumentFacts]:
+    last: dict[str, int] = {}
+    for document, page, _ in _places(book):
+        last[document] = max(last.get(document, 0), page)
+    return [
+        DocumentFacts(
+            name=d.name,
+            title=d.title,
+            kind=d.media,
+            passages=d.passages,
+            size=d.size,
+            pages=last.get(d.name),
+            note=d.note,
+        )
+        for d in book.documents()
+    ]
+
+
+def _places(book: Book, document: str | None = None) -> list[tuple[str, int, int]]:
+    """Document, page and place of every passage that begins on a page."""
+    if book.passages_table is None:
+        return []
+    wanted = "page IS NOT NULL" + (f" AND document IN ({tables.quoted([document])})" if document is not None else "")
+    with faults(book.path):
+        table = book.passages_table.scanner(columns=["document", "page", "start"], filter=wanted).to_table()
+    return list(zip(*(table[name].to_pylist() for name in ("document", "page", "start")), strict=True))
+
+
+@router.get("/v1/books/{book}/documents/{document:path}")
+async def get_document(name: Named, document: str, service: Served, at: At = None) -> DocumentText:
+    """A document's text: what every span counts in."""
+    book = service.shelf.named(name).at(at)
+    found = await asyncio.to_thread(_stored, book, document)
+    text = await asyncio.to_thread(book.text, document)
+    first: dict[int, int] = {}
+    for _, page, start in await asyncio.to_thread(_places, book, document):
+        first[page] = min(first.get(page, start), start)
+    pages, after = [len(text)] * max(first, default=0), len(text)
+    for page in range(len(pages), 0, -1):
+        pages[page - 1] = after = first.get(page, after)
+    told = {"name": document, "title": found["title"], "kind": found["media"], "version": book.version}
+    return DocumentText(**told, text=text, pages=pages or None)
+
+
+def _stored(book: Book, document: str) -> dict[str, Any]:
+    """What the book's table says of a document; 404 where it holds none of that name."""
+    rows: list[dict[str, Any]] = []
+    if book.documents_table is not None:
+        wanted = f"name IN ({tables.quoted([document])})"
+        with faults(book.path):
+            rows = (
+                book.documents_table.scanner(columns=["name", "title", "media"], filter=wanted).to_table().to_pylist()
+            )
+    if not rows:
+        told = f"the book holds no document {document!r} at version {book.version}"
+        raise Refused(404, told, code="document_not_found")
+    return rows[0]
+
+
+@router.get(
+    "/v1/books/{book}/pages/{page}",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}, "description": "The page, with the spans marked."}},
+)
+async def get_page(
+    name: Named,
+    page: int,
+    service: Served,
+    document: Annotated[str, Query(max_length=4096)],
+    span: Annotated[list[str], Query(max_length=64, description="Characters of the text to mark: `310-702`.")] = [],  # noqa: B006  (FastAPI copies it)
+    at: At = None,
+) -> Response:
+    """A page of a PDF (from 1) as a picture; 404 where the file that was read is gone or has changed."""
+    book = service.shelf.named(name).at(at)
+    await asyncio.to_thread(_stored, book, document)
+    spans = [_span(each) for each in span]
+    data = await asyncio.to_thread(uploads.original, book, document)
+    if data is None:
+        raise Refused(404, f"the file that {document!r} was read from is gone or has changed", code="original_gone")
+    try:
+        async with service.drawing:
+            picture = await asyncio.to_thread(page_png, data, page, spans, PIXELS)
+    except Unreadable as error:
+        raise Refused(404, f"page {page} of {document!r} cannot be shown: {error.reason}", code="no_page") from error
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
+
+
+def _span(given: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", given)
+    if found is None:
+        raise Refused(400, f"span is {given[:40]!r}; it must be like 310-702", param="span")
+    return int(found[1]), int(found[2])
+
+
+@router.post("/v1/books/{book}/documents", response_model=Done, responses={200: NDJSON, 422: {"model": ErrorBody}})
+async def add_documents(
+    request: Request, name: Named, service: Served, files: Annotated[list[UploadFile], File(max_length=MOST_FILES)]
+) -> Response:
+    """Add files: each is read in a process of its own, bounded in memory and time. What cannot be read is skipped.
+
+    Once `done` is sent the documents are in the book for good. The work goes on where the client goes away.
+    """
+    shelved = service.shelf.named(name)
+    stack = ExitStack()
+    told: asyncio.Queue[BaseModel | Exception] = asyncio.Queue()
+    try:
+        folder = await asyncio.to_thread(stack.enter_context, uploads.staging(shelved.path))
+        staged = await asyncio.to_thread(_stage, folder, files)
+    except BaseException:
+        stack.close()
+        raise
+    service.keep_at(_adding(shelved, staged, stack, told))
+    if request.headers.get("accept", "").split(";")[0].strip() == "application/json":
+        while isinstance(event := await told.get(), Progress):
+            pass
+        if isinstance(event, Exception):
+            raise _unadded(event)
+        return JSONResponse(event.model_dump())
+    return StreamingResponse(_lines(told), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+
+
+def _stage(folder: Path, files: Sequence[UploadFile]) -> list[tuple[str, Path]]:
+    """The uploads' bytes in files of our own naming, on the book's disk."""
+    staged = []
+    for number, file in enumerate(files):
+        path = folder / str(number)
+        with path.open("xb") as target:
+            shutil.copyfileobj(file.file, target, 1 << 20)
+        staged.append((file.filename or "document", path))
+    return staged
+
+
+async def _adding(
+    shelved: Shelved, staged: list[tuple[str, Path]], stack: ExitStack, told: asyncio.Queue[BaseModel | Exception]
+) -> None:
+    """The work of an upload; it ends with `Done` or what went wrong."""
+    loop = asyncio.get_running_loop()
+
+    def progress(done: int, total: int, what: str) -> None:
+        name = "" if what.startswith(("embedding", "indexing")) else what
+        doing = "reading" if name else what
+        event = Progress(done=done, total=total, what=doing, document=name)
+        loop.call_soon_threadsafe(told.put_nowait, event)
+
+    try:
+        with stack:
+            async with shelved.writing() as book:
+                added = await asyncio.to_thread(uploads.receive, book, staged, shelved.encoder, progress)
+                await told.put(Done(added=_added(added), version=book.version))
+    except Exception as error:
+        await told.put(error)
+
+
+async def _lines(told: asyncio.Queue[BaseModel | Exception]) -> AsyncIterator[str]:
+    while True:
+        event = await told.get()
+        if isinstance(event, Exception):
+            yield json.dumps({"event": "error", "message": str(_unadded(event))}, ensure_ascii=False) + "\n"
+            return
+        yield event.model_dump_json() + "\n"
+        if isinstance(event, Done):
+            return
+
+
+def _unadded(error: Exception) -> Refused:
+    refused = refusal(error)
+    return Refused(422, str(refused), code="unreadable") if refused.status == 400 else refused
+
+
+def _added(added: Added) -> AddedFacts:
+    told = {name: value for name, value in vars(added).items() if name not in ("skipped", "seconds")}
+    skipped = [Skipped(name=s.name, reason=s.reason) for s in added.skipped]
+    return AddedFacts(**told, seconds=round(added.seconds, 3), skipped=skipped)
+
+
+@router.delete("/v1/books/{book}/documents/{document:path}")
+async def forget_document(
+    name: Named,
+    document: str,
+    service: Served,
+    prove: Annotated[bool, Query(description="Search every file of the book for what might be left.")] = False,
+    tags: Annotated[bool, Query(description="Also tagged versions that hold it.")] = False,
+) -> ForgottenFacts:
+    """Remove a document from every version, index, cache and answer of the book. It cannot be undone."""
+    shelved = service.shelf.named(name)
+    async with shelved.writing() as book:
+        if not await asyncio.to_thread(known, shelved.path, document):
+            raise Refused(404, f"the book holds no document {document!r} at any version", code="document_not_found")
+        with shelved.forgetting(service.engine.model):
+            done = await asyncio.to_thread(book.forget, document, tags=tags)
+        report = await asyncio.to_thread(book.prove, done.traces) if prove else None
+    told = {field: value for field, value in vars(done).items() if field != "traces"}
+    proof = None if report is None else Proof(**asdict(report))
+    return ForgottenFacts(**told, version=book.version, proof=proof)
