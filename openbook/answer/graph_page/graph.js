@@ -70,10 +70,21 @@
     if (first && width) Object.assign(view, whole());
     paint(); // at once: a canvas of a new size is empty
   }
+  // While it moves only so much is drawn as fits into a frame; all of it when it rests.
+  const SLOW = 24, REST = 160; // milliseconds: of a frame that takes too long; without a move until all is drawn
+  let share = 1, last = 0, resting = 0;
   function draw() {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; paint(); });
+    requestAnimationFrame((now) => { waiting = false; frame(now); });
+  }
+  function frame(now) {
+    const gap = now - last;
+    last = now;
+    if (gap < REST) share = gap > SLOW ? Math.max(0.04, share * 0.65) : Math.min(1, share * 1.06);
+    paint(share);
+    clearTimeout(resting);
+    if (share < 1) resting = setTimeout(paint, REST);
   }
 
   function zoom(factor, sx = width / 2, sy = height / 2) {
@@ -95,23 +106,23 @@
       view.x = from.x + (to.x - from.x) * ease;
       view.y = from.y + (to.y - from.y) * ease;
       view.scale = from.scale * (to.scale / from.scale) ** ease;
-      paint();
+      frame(now);
       if (t < 1) requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
   }
 
   // --- Painting. --------------------------------------------------------------------------------------------------
-  function paint() {
+  function paint(part = 1) {
     pen.fillStyle = colours.stage;
     pen.fillRect(0, 0, width, height);
     const near = chosen && "entity" in chosen ? new Set([chosen.entity, ...joined[chosen.entity].map((j) => j.other)]) : null;
     const home = chosen && "community" in chosen ? chosen.community : -1;
     const faded = (i) => (near ? !near.has(i) : home >= 0 && entities[i][HOME] !== home);
     discs(home, near);
-    lines(near, home);
+    lines(near, home, part);
     dots(faded);
-    labels(faded, near, home);
+    labels(faded, near, home, part);
   }
 
   function discs(home, near) {
@@ -127,14 +138,16 @@
     pen.globalAlpha = 1;
   }
 
-  function lines(near, home) {
+  function lines(near, home, part) {
     const groups = communities.map(() => new Path2D()), between = new Path2D(), bright = new Path2D();
-    const reach = view.scale > 0.35 ? relations.length : Math.min(relations.length, 3000); // the weightiest come first
-    for (let k = 0; k < reach; k++) {
-      const [a, b] = relations[k], one = entities[a], other = entities[b];
-      const mine = chosen && "entity" in chosen && (a === chosen.entity || b === chosen.entity);
+    const all = view.scale > 0.35 ? relations.length : Math.min(relations.length, 3000); // the weightiest come first
+    const centre = chosen && "entity" in chosen ? chosen.entity : -1, reach = near ? all : Math.ceil(all * part);
+    const k = view.scale, mx = width / 2 - view.x * k, my = height / 2 - view.y * k;
+    for (let n = 0; n < reach; n++) {
+      const a = relations[n][0], b = relations[n][1], one = entities[a], other = entities[b];
+      const mine = a === centre || b === centre;
       if (near && !mine && !(near.has(a) && near.has(b))) continue;
-      const [ax, ay] = toScreen(one[X], one[Y]), [bx, by] = toScreen(other[X], other[Y]);
+      const ax = one[X] * k + mx, ay = one[Y] * k + my, bx = other[X] * k + mx, by = other[Y] * k + my;
       if (Math.max(ax, bx) < 0 || Math.min(ax, bx) > width || Math.max(ay, by) < 0 || Math.min(ay, by) > height) continue;
       const path = mine ? bright : one[HOME] === other[HOME] ? groups[one[HOME]] : between;
       path.moveTo(ax, ay);
@@ -157,27 +170,37 @@
   }
 
   const grown = () => Math.min(2.4, Math.max(0.55, Math.sqrt(view.scale) * 1.1));
+  /** Dots of one colour are one shape: thousands of small ones would each take the pen. */
   function dots(faded) {
-    const size = grown();
-    entities.forEach((e, i) => {
-      const [sx, sy] = toScreen(e[X], e[Y]);
-      if (sx < -20 || sx > width + 20 || sy < -20 || sy > height + 20) return;
-      pen.globalAlpha = faded(i) ? 0.18 : 1;
-      pen.fillStyle = hue(e[HOME]);
+    const size = grown(), k = view.scale, mx = width / 2 - view.x * k, my = height / 2 - view.y * k;
+    const shapes = Array.from({ length: 2 * HUES }, () => new Path2D());
+    for (let i = 0; i < entities.length; i++) {
+      const e = entities[i], sx = e[X] * k + mx, sy = e[Y] * k + my, r = radius[i] * size;
+      if (sx < -20 || sx > width + 20 || sy < -20 || sy > height + 20) continue;
+      const shape = shapes[(e[HOME] % HUES) + (faded(i) ? HUES : 0)];
+      if (r < 1.6) { shape.rect(sx - r, sy - r, 2 * r, 2 * r); continue; } // nobody sees the corners
+      shape.moveTo(sx + r, sy);
+      shape.arc(sx, sy, r, 0, 2 * Math.PI);
+    }
+    for (let h = 2 * HUES - 1; h >= 0; h--) {
+      pen.globalAlpha = h < HUES ? 1 : 0.18;
+      pen.fillStyle = colours.hues[h % HUES];
+      pen.fill(shapes[h]);
+    }
+    pen.globalAlpha = 1;
+    pen.lineWidth = 2;
+    pen.strokeStyle = colours.ink;
+    for (const i of new Set([hovered, chosen && "entity" in chosen ? chosen.entity : -1])) {
+      if (i < 0) continue;
+      const [sx, sy] = toScreen(entities[i][X], entities[i][Y]);
       pen.beginPath();
       pen.arc(sx, sy, radius[i] * size, 0, 2 * Math.PI);
-      pen.fill();
-      if (i === hovered || (chosen && chosen.entity === i)) {
-        pen.lineWidth = 2;
-        pen.strokeStyle = colours.ink;
-        pen.stroke();
-      }
-    });
-    pen.globalAlpha = 1;
+      pen.stroke();
+    }
   }
 
   /** Names, the strongest first, where there is room; a community's own while it is small. */
-  function labels(faded, near, home) {
+  function labels(faded, near, home, part) {
     const taken = [];
     const free = (x, y, w, h) => taken.every((t) => x > t[2] || x + w < t[0] || y > t[3] || y + h < t[1]);
     const write = (text, sx, sy, px, weight, colour, always) => {
@@ -210,7 +233,7 @@
         lines.forEach((line, k) => write(line, sx, sy + (k - (lines.length - 1) / 2) * px * 1.25, px, 650, colours.ink, false));
       });
     let shown = 0;
-    const room = near ? 60 : Math.min(140, Math.round((width * height) / 7000));
+    const room = near ? 60 : Math.ceil(Math.min(140, (width * height) / 7000) * Math.max(0.25, part));
     for (const i of near ? [...near].sort((a, b) => entities[b][STRENGTH] - entities[a][STRENGTH]) : strongest) {
       if (shown >= room) break;
       if (faded(i) || i === hovered || (!near && radius[i] * view.scale < 2.1)) continue;
