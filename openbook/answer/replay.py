@@ -18,6 +18,7 @@ from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.constrain import Constraint, Kind
 from openbook.lm.decoding.sampling import Sampling
 from openbook.lm.model import LanguageModel
+from openbook.mix.prompt import Prompt, Turn
 from openbook.mix.reading import Reader
 from openbook.mix.rerank import Rerank
 from openbook.mix.settings import Settings
@@ -124,6 +125,7 @@ def settings_from(summary: Mapping[str, Any], seed: int = 0) -> Settings:
             beams=_beams(summary),
             constraint=_constraint(summary.get("constraint")),
             rerank=_rerank(summary.get("rerank")),
+            prompt=_prompt(summary),
             **{name: _value(summary[name]) for name in plain if name in summary and not _unused(name, summary[name])},
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
@@ -155,6 +157,12 @@ def _constraint(given: Mapping[str, Any] | None) -> Constraint | None:
         return None
     [(kind, text)] = given.items()
     return Constraint(cast("Kind", kind), text)  # it refuses other kinds
+
+
+def _prompt(summary: Mapping[str, Any]) -> Prompt:
+    """What was said before the question, and is to be minded."""
+    turns = tuple(Turn(*map(str, turn)) for turn in summary.get("turns", ()))
+    return Prompt(turns=turns, instructions=str(summary.get("instructions", "")))
 
 
 def _rerank(given: Mapping[str, Any] | None) -> Rerank | None:

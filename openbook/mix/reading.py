@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from openbook.book.embedder import Embedder
 from openbook.book.neighbours import Neighbours, open_neighbours
 from openbook.book.passages import in_place
-from openbook.book.retrieve import Hit, find
+from openbook.book.retrieve import Hit, find, with_prior
 from openbook.book.store import Book
 from openbook.errors import Fault
 from openbook.lm.cache.plan import plan
@@ -127,7 +127,18 @@ class Reader:
         """The passages to read the question under, best first, with retrieval's prior."""
         settings = self.settings
         by = "graph" if settings.paths == "graph" else "fused"
-        return find(self.book, question, settings.pool, self.encoder, by=by, temperature=settings.prior_temperature)
+        pool, encoder, temperature = settings.pool, self.encoder, settings.prior_temperature
+        search = partial(find, self.book, k=pool, encoder=encoder, by=by, temperature=temperature)
+        hits = search(question)
+        if not settings.prompt.turns:
+            return hits
+        # A question may only make sense after the one before it: what is found for both is looked at as well.
+        both = f"{settings.prompt.turns[-1].question} {question}"
+        best: dict[str, Hit] = {}
+        for hit in [*hits, *search(both)]:
+            best[hit.passage.id] = max(hit, best.get(hit.passage.id, hit), key=lambda each: each.score)
+        ordered = sorted(best.values(), key=lambda hit: (-hit.score, hit.passage.id))[: settings.pool]
+        return with_prior(ordered, settings.prior_temperature)
 
     @cached_property
     def cross_encoder(self) -> CrossEncoder:

@@ -182,4 +182,5 @@ class Settings:
             "cut_repeats": self.cut_repeats,
             "robust": self.robust,
             **({"likeliest": self.likeliest} if self.likeliest else {}),
+            **self.prompt.summary(),
         }

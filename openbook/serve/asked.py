@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from openbook.answer.account import sources_of
 from openbook.answer.answer import Answer, Source, Token
 from openbook.answer.ask import tokens_of
 from openbook.answer.chat import tokens_of_chat
 from openbook.answer.closed import Closed
+from openbook.answer.routing import Route, Way, route
 from openbook.book.store import Book
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.model import LanguageModel
 from openbook.mix.diverse import SPARE
+from openbook.mix.prompt import Prompt, Turn
 from openbook.mix.reading import Reader, Reading
 from openbook.mix.settings import Settings
 from openbook.serve.errors import Refused
@@ -45,7 +47,7 @@ class Asked:
     model: str
     shelved: Shelved | None = None
     book: Book | None = None
-    way: str = "passages"
+    route: Route | None = None
     told: str = ""
     read: int = 0
     reading: list[Reading] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Asked:
         if self.book is None or self.shelved is None:
             said = [{"role": _role(m), "content": m.text} for m in self.messages]
             return (yield from tokens_of_chat(model, said, self.settings))
-        kind = Closed if self.way == "closed" else Reader
+        kind = Closed if self.route is not None and self.route.way == "closed" else Reader
         reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept, self._tell)
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))
 
@@ -101,16 +103,47 @@ def asked_of(request: ChatRequest, shelf: Shelf, model: str, defaults: Settings)
     """What a chat request asks; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
     that do not go together."""
     shelved = book_of(request.model, request.openbook, shelf, model)
-    way = request.openbook.way or "passages"
+    route = _route(request.openbook.way, request.messages[-1].text)
+    way = "passages" if route is None else route.way
     settings = settings_of(request, defaults, alone=shelved is None)
     if shelved is None:
         return Asked(request.messages[-1].text, request.messages, settings, model)
+    settings = replace(settings, prompt=prompt_of(request.messages, settings.prompt))
     if way == "graph":
         settings = replace(settings, paths="graph")
     if way == "closed":
         settings = replace(settings, margin=None)
     book = shelved.at(request.openbook.version)
-    return Asked(request.messages[-1].text, request.messages, settings, model, shelved, book, way)
+    return Asked(request.messages[-1].text, request.messages, settings, model, shelved, book, route)
+
+
+def prompt_of(messages: Sequence[Message], prompt: Prompt) -> Prompt:
+    """What is said besides the last message: instructions of the system, and turns of question and answer."""
+    minded = [message.text for message in messages if message.role in ("system", "developer")]
+    turns: list[Turn] = []
+    asked: str | None = None
+    for message in messages[:-1]:
+        if message.role == "user":
+            if asked is not None:
+                turns.append(Turn(asked, ""))
+            asked = message.text
+        elif message.role == "assistant":
+            turns.append(Turn(asked or "", message.text))
+            asked = None
+    if asked is not None:
+        turns.append(Turn(asked, ""))
+    return replace(prompt, turns=tuple(turns), instructions="\n\n".join(minded))
+
+
+def _route(way: str | None, question: str) -> Route | None:
+    """The way that is asked for, or with `auto` the one the question's form speaks for, of those that are answered
+    here; None: passages."""
+    if way is None:
+        return None
+    if way != "auto":
+        return Route(cast("Way", way), 1.0, "it was asked for", asked=True)
+    found = route(question)
+    return found if found.way in ("passages", "graph") else replace(found, way="passages")
 
 
 def book_of(name: str, options: Options, shelf: Shelf, model: str) -> Shelved | None:

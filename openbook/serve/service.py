@@ -95,6 +95,8 @@ class Service:
     async def told(self, asked: Asked, answer: Answer) -> dict[str, Any]:
         """An answer as JSON, kept with its book: `id` is its number there, null where it is not kept."""
         facts = answer.to_dict()
+        if asked.route is not None:
+            facts["route"] = asked.route.to_dict()
         number = None
         if self.history and asked.shelved is not None and asked.book is not None:
             facts["book"]["name"] = asked.shelved.name

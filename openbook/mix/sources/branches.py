@@ -86,13 +86,16 @@ class Branches:
         self.tally = Tally()
         names, before = [branch.name for branch in branches], [text[:-1] for text in texts]
         prefixes = self._prefixes(names, before, store, progress)
-        rows = [[text[-1], *suffix.question, *suffix.tail] for text in texts]
-        self.texts = [(*text, *suffix.question, *suffix.tail) for text in texts]
+        rows = [[text[-1], *suffix.tokens] for text in texts]
+        self.texts = [(*text, *suffix.tokens) for text in texts]
         self._room = room
         self._expected: tuple[int, ...] = ()
         self._ahead: deque[tuple[int, Tensor, Tensor | None]] = deque()
         self._cache = self._runner.cache(prefixes, room=len(rows[0]) + room)
-        self.question_log_p_S, self._first_SV = self._ask(torch.tensor(rows), len(suffix.question))
+        said, rows_ST = len(suffix.before), torch.tensor(rows)
+        if said:  # what was said before the question tells nothing of who should answer it
+            self._runner.read(rows_ST[:, :said], self._cache)
+        self.question_log_p_S, self._first_SV = self._ask(rows_ST[:, said:], len(suffix.question))
 
     def _ask(self, rows_ST: Tensor, asked: int) -> tuple[Array, Tensor]:
         """Run every row's question and template tail: log p of the question's tokens, scores of what may come next.
@@ -122,11 +125,12 @@ class Branches:
 
     def _spare(self, without: int, suffix: Suffix, room: int) -> int:
         """Tokens of the context that are left for passages."""
-        asked, limit = len(suffix.question), self._runner.spec.max_positions
-        spare = limit - without - asked - len(suffix.tail) - room
+        asked, limit = len(suffix.before) + len(suffix.question), self._runner.spec.max_positions
+        spare = limit - without - len(suffix) - room
         if spare < LEAST_PASSAGE:
             raise Fault(
-                f"the question has {asked} tokens and leaves no room for a passage and an answer of {room}; "
+                f"the question, with what was said before it, has {asked} tokens and leaves no room for a passage "
+                f"and an answer of {room}; "
                 f"this model's context is {limit}: ask a shorter question"
             )
         return spare

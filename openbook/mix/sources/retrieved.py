@@ -123,7 +123,7 @@ def asking(framing: Framing, question: str) -> tuple[Frame, list[int]]:
     suffix = framing.suffix(question)
     # The last token before the question is the same with every passage; it is read with the text, as branches do.
     last = framing.prefix(())[-1:]
-    text = [*last, *suffix.question, *suffix.tail]
+    text = [*last, *suffix.tokens]
 
     def before(passage: str, most: int) -> list[int]:
         return framing.prefix((passage,) if passage else (), most)[:-1]
