@@ -165,6 +165,7 @@ def ask(
     kv_layout: options.KvLayout = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
+    report: options.Report = None,
 ) -> None:
     """Answer a question from your documents, and show which passage each word came from.
 
@@ -182,11 +183,12 @@ def ask(
     )  # fmt: skip
     if not question.strip():
         raise Fault("the question is empty; ask something, for example: openbook ask 'Who wrote this?'")
+    check_report(report)
     reader, routed = reader_for(config, docs, at), dict[str, Any]()
     if way is not None:
         from openbook.cli.ways import go
 
-        going = go(way, reader, question, as_json, html)
+        going = go(way, reader, question, as_json, html, report)
         if going.done:
             return
         reader, routed = going.reader, going.told
@@ -204,6 +206,8 @@ def ask(
     keep_answer(reader.book.path, {**facts, "run": run_of(reader.model, config.model_dump(mode="json"))})
     if html is not None:
         save_page(facts, html)
+    if report is not None:
+        save_report(facts, report)
     if answer.abstained:
         raise typer.Exit(ABSTAINED)
 
@@ -226,10 +230,13 @@ def why(
     ] = None,
     as_json: options.AsJson = False,
     html: options.Html = None,
+    report: options.Report = None,
 ) -> None:
     """Show the evidence of the last answer again, or of the N-th of its book."""
-    if replay and html is not None:
-        raise typer.BadParameter("--replay compares two answers and makes no page; leave --html out")
+    if replay and (html is not None or report is not None):
+        named = "--html" if html is not None else "--report"
+        raise typer.BadParameter(f"--replay compares two answers and makes no page; leave {named} out")
+    check_report(report)
     if model is not None and not replay:
         raise typer.BadParameter("--model is of --replay; what is kept is shown without a model")
     from openbook.answer.history import last_book, recall
@@ -243,10 +250,12 @@ def why(
         return
     if as_json:
         print_json(answer)
-    elif html is None:
+    elif html is None and report is None:
         print_answer(answer)
     if html is not None:
         save_page(answer, html)
+    if report is not None:
+        save_report(answer, report)
 
 
 def _write(reader: Reader, question: str, show: bool) -> Answer:
@@ -300,3 +309,18 @@ def save_page(answer: dict[str, Any], path: Path) -> None:
     from openbook.answer.html import save_html
 
     remark(f"evidence written to {save_html(answer, path)}")
+
+
+def check_report(path: Path | None) -> None:
+    """Raise bad usage for a report of no known kind: before anything slow is done."""
+    from openbook.answer.report.save import MEDIA
+
+    if path is not None and path.suffix.lower().removeprefix(".") not in MEDIA:
+        raise typer.BadParameter(f"--report writes what the ending says: .{', .'.join(MEDIA)}; {path} has none of them")
+
+
+def save_report(answer: dict[str, Any], path: Path) -> None:
+    """Write an answer and its evidence as the path's ending says."""
+    from openbook.answer.report.save import save
+
+    remark(f"report written to {save(answer, path)}")

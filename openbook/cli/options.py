@@ -76,6 +76,15 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write the evidence to a web page.", rich_help_panel=OUTPUT),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the answer with its evidence as the ending says: .md .html .svg .png .txt.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def model_of(config: Config, name: str) -> LanguageModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openbook.cli import options
-from openbook.cli.answers import ABSTAINED, keep_answer, save_page
+from openbook.cli.answers import ABSTAINED, keep_answer, save_page, save_report
 from openbook.cli.output import bar_if_told, complain, one_line, out, plural, print_json
 from openbook.cli.ready import reader_for
 from openbook.errors import Fault
@@ -74,6 +74,7 @@ def summarized(
     as_json: bool,
     html: Path | None,
     routed: Mapping[str, Any] | None = None,
+    report: Path | None = None,
 ) -> None:
     """Summarize, print, keep, and write the page if one is asked for."""
     from openbook.answer.summarize import summarize_with
@@ -88,6 +89,8 @@ def summarized(
     keep_answer(reader.book.path, facts)
     if html is not None:
         save_page(facts, html)
+    if report is not None:
+        save_report(facts, report)
     if summary.abstained:
         raise typer.Exit(ABSTAINED)
 

@@ -28,7 +28,7 @@ class Going:
     done: bool = False
 
 
-def go(way: str, reader: Reader, question: str, as_json: bool, html: Path | None) -> Going:
+def go(way: str, reader: Reader, question: str, as_json: bool, html: Path | None, report: Path | None = None) -> Going:
     """Take the way, or with `auto` find it; what is no answer of passages is given here."""
     from openbook.answer.routing import WAYS, Route, route
 
@@ -49,13 +49,13 @@ def go(way: str, reader: Reader, question: str, as_json: bool, html: Path | None
                 f"{reader.book.path} holds no questions with answers; add a file of them: "
                 f"openbook faq --add FILE --book {reader.book.path}"
             )
-        _give(reply, told, as_json)
+        _give(reply, told, as_json, report)
         return Going(reader, told, done=True)
     if taken.way == "global":
         from openbook.answer.summarize import Plan
         from openbook.cli.summarize import summarized
 
-        summarized(reader, question, Plan(), as_json, html, told)
+        summarized(reader, question, Plan(), as_json, html, told, report)
         return Going(reader, told, done=True)
     return Going(_reader_of(taken, reader), told)
 
@@ -87,12 +87,16 @@ def _reply(reader: Reader, question: str) -> Reply | None:
     return reply(question, open_knowledge(reader.book, reader.encoder), book=reader.book)
 
 
-def _give(reply: Reply, told: dict[str, Any], as_json: bool) -> None:
+def _give(reply: Reply, told: dict[str, Any], as_json: bool, report: Path | None) -> None:
+    from openbook.cli.answers import save_report
     from openbook.cli.faq import show
 
+    facts = reply.to_dict() | told
     if as_json:
-        print_json(reply.to_dict() | told)
+        print_json(facts)
     else:
         show(reply)
+    if report is not None:
+        save_report(facts, report)
     if reply.abstained:
         raise typer.Exit(ABSTAINED)
