@@ -1,8 +1,8 @@
 """Communities of a book's graph: hierarchical Leiden (Traag 2019), and the sentences that carry each.
 
 The first level divides all related entities; a community of more than `largest` entities is divided again, into the
-next level. The same graph and seed give the same communities. Of a changed book they begin with what they were before
-(the last partition is kept beside the graph), so that what did not change stays where it was.
+next level. The same graph and seed give the same communities. Of a changed book only those are divided anew of which a
+name stands with others than before, or more or less often (`openbook.book.clustering`): the rest stay as they were.
 
 Shapes: E entities, S sentences, C entities of a community.
 """
@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from openbook.book import versions
+from openbook.book.clustering import Member, Partition, divide, read_partition
 from openbook.book.graph.derive import Float, Whole
 from openbook.book.graph.graph import Graph, Sentence
 from openbook.book.graph.stored import FOLDER, PARTITION, writing
@@ -27,20 +26,8 @@ from openbook.book.manifest import BookFault, write
 
 LARGEST = 200
 """Entities of a community that is not divided again."""
-ROUNDS = 2
-"""Leiden's iterations."""
 SHORTEST = 30
 """Characters of a sentence that can carry something."""
-LONGEST = 1 << 28
-
-
-class Member(NamedTuple):
-    """A line of a partition: an entity (its normal form) in a cluster of a level, which is part of `parent`, or −1."""
-
-    level: int
-    cluster: int
-    parent: int
-    name: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ class Communities:
         self.graph, self.modularity = graph, modularity
         grouped: dict[tuple[int, int], list[int]] = defaultdict(list)
         above: dict[tuple[int, int], int] = {}
-        for level, cluster, parent, name in members:
+        for level, cluster, parent, _, name in members:
             if (number := graph.derived.names.get(name)) is not None:
                 grouped[level, cluster].append(number)
                 above[level, cluster] = parent
@@ -172,69 +159,31 @@ def communities(graph: Graph, *, seed: int = 0, largest: int = LARGEST, keep: bo
     """
     digest = _digest(graph, seed, largest)
     keep = keep and not graph.book.pinned
-    before, made = read_partition(graph.book.path / FOLDER / PARTITION) if keep else ([], "")
-    if made == digest:
-        return Communities(graph, before)
-    start = {member.name: member.cluster for member in before if member.level == 0}
-    members = _leiden(graph, seed, largest, start)
+    before = read_partition(graph.book.path / FOLDER / PARTITION) if keep else Partition()
+    if before.made == digest:
+        return Communities(graph, before.members)
+    there = np.flatnonzero(np.diff(graph.weights_EE.indptr))
+    found = divide(
+        [graph.derived.normals[e] for e in there.tolist()],
+        graph.weights_EE[there][:, there],
+        graph.signature_E[there].tolist(),
+        before,
+        digest,
+        seed=seed,
+        largest=largest,
+    )
     if keep:
-        _keep(graph, members, digest)
-    return Communities(graph, members)
+        _keep(graph, found)
+    return Communities(graph, found.members)
 
 
 def _digest(graph: Graph, seed: int, largest: int) -> str:
     return hashlib.sha256(repr((graph.made, seed, largest)).encode()).hexdigest()
 
 
-def _leiden(graph: Graph, seed: int, largest: int, start: dict[str, int]) -> list[Member]:
-    from graspologic_native import hierarchical_leiden
-    from scipy import sparse
-
-    names = graph.derived.normals
-    pairs = sparse.triu(graph.weights_EE, k=1).tocoo()
-    if not pairs.nnz:
-        return []
-    edges = [(names[a], names[b], w) for a, b, w in zip(pairs.row, pairs.col, pairs.data.tolist(), strict=True)]
-    there = sorted({name for a, b, _ in edges for name in (a, b)})
-    found = hierarchical_leiden(
-        edges=edges,
-        starting_communities=_begun(start, there) if start else None,
-        resolution=1.0,
-        randomness=0.001,
-        iterations=ROUNDS,
-        use_modularity=True,
-        max_cluster_size=largest,
-        seed=seed,
-    )
-    parents = [-1 if each.parent_cluster is None else each.parent_cluster for each in found]
-    return sorted(Member(c.level, c.cluster, p, c.node) for c, p in zip(found, parents, strict=True))
-
-
-def _begun(start: dict[str, int], names: Iterable[str]) -> dict[str, int]:
-    """The clusters of before, numbered from 0; a name that is new begins alone."""
-    numbers: dict[object, int] = {}
-    return {name: numbers.setdefault(start.get(name, name), len(numbers)) for name in names}
-
-
-def read_partition(path: Path) -> tuple[list[Member], str]:
-    """What was kept, and of what; nothing where nothing was, or it is damaged: it can be made again."""
-    try:
-        with path.open("rb") as file:
-            head, *lines = file.read(LONGEST).decode().splitlines()
-        rows = [line.split("\t") for line in lines]
-        return [Member(int(a), int(b), int(c), name) for a, b, c, name in rows], head
-    except (OSError, ValueError):
-        return [], ""
-
-
-def partition_text(members: Iterable[Member], made: str) -> str:
-    """The file of a partition: what it is of, and a line a member."""
-    return "\n".join([made, *("\t".join(map(str, member)) for member in members)]) + "\n"
-
-
-def _keep(graph: Graph, members: Sequence[Member], digest: str) -> None:
+def _keep(graph: Graph, found: Partition) -> None:
     book = graph.book
     with writing(book.path / FOLDER):  # which forgetting takes last
         if versions.gone(book.path, book.version):
             raise BookFault(f"{book.path}: version {book.version} is gone, a document of it was forgotten; try again")
-        write(book.path / FOLDER / PARTITION, partition_text(members, digest))
+        write(book.path / FOLDER / PARTITION, found.text)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.book import Book, BookFault, find, open_book
-from openbook.book.communities import communities, read_partition
+from openbook.book.clustering import read_partition
+from openbook.book.communities import communities
 from openbook.book.graph import Graph, open_graph
 from openbook.book.graph.extract import extract, extractor
 from openbook.book.graph.graph import MOST_RELATED
