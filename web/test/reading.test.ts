@@ -65,3 +65,11 @@ test("shares while an answer is written are the mean over its tokens", () => {
   const tokens = [token("a", 0, 1, { p1: 1 }), token("b", 1, 1, { p1: 0.5, p2: 0.5 })];
   expect(shares(tokens, [source("p1"), source("p2"), source("p3")])).toEqual([0.75, 0.25, 0]);
 });
+
+test("a word has one ink: the bits of its parts together, in the colour of the strongest; signs and unspaced scripts stand alone", () => {
+  const sources = [source("p1"), source("p2")];
+  const tokens = [token(" Ing", 0, 3, { p1: 1 }), token("rid", 4, 1.5, { p2: 1 }), token(".", 7, 0.1), token(" so", 8, 0.1), token("中", 11, 2), token("文", 12, 0)];
+  const made = pieces(" Ingrid. so中文", tokens, sources);
+  expect(made.map((piece) => piece.level)).toEqual([level(4.5), level(4.5), 0, 0, level(2), 0]);
+  expect(made.slice(0, 2).map((piece) => piece.source)).toEqual([0, 0]);
+});

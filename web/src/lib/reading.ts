@@ -13,8 +13,9 @@ export interface Piece {
   lead: string; // white space before the word, which is not underlined
   word: string;
   tokens: number[];
-  level: number;
-  source: number; // index of the source that carried it most; -1: none of the book's
+  bits: number | null;
+  level: number; // of the whole word, of which this may be a part
+  source: number; // index of the source that carried it most; −1: none of the book's
   citations: { index: number; source: number }[]; // those that end here, one a source
   doubted: boolean;
 }
@@ -76,7 +77,8 @@ export function pieces(
       lead: clean(written.slice(0, written.length - word.length)),
       word: clean(word),
       tokens: group,
-      level: source < 0 || !bits.length ? 0 : level(bits.reduce((a, b) => a + b, 0)),
+      bits: bits.length ? bits.reduce((a, b) => a + b, 0) : null,
+      level: 0,
       source,
       citations: ending(span[1]),
       doubted: group.length > 0 && doubts.some(([from, to]) => start < to && from < span[1]),
@@ -94,7 +96,33 @@ export function pieces(
     at = end;
   });
   if (at < points.length) add([at, points.length], []);
+  for (const word of words(made)) ink(word);
   return made;
+}
+
+const SPELT = /[\p{L}\p{N}]/u;
+const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
+
+/** Pieces that make a word together. A sign is a word of its own, and so is a piece of a script without spaces. */
+function words(made: Piece[]): Piece[][] {
+  const found: Piece[][] = [];
+  let open = false; // whether the next piece may go on with the last word
+  for (const piece of made) {
+    const spelt = piece.tokens.length > 0 && SPELT.test(piece.word) && !UNSPACED.test(piece.word);
+    if (open && spelt && !piece.lead) found.at(-1)!.push(piece);
+    else found.push([piece]);
+    open = spelt && !/\s$/.test(piece.word);
+  }
+  return found;
+}
+
+/** One ink for a word: log-probabilities add up, so what the book added to it is the sum of its parts' bits. */
+function ink(word: Piece[]): void {
+  const known = word.filter((piece) => piece.bits !== null);
+  const strongest = known.reduce((a, b) => (b.bits! > a.bits! ? b : a), known[0] ?? word[0]!);
+  if (strongest.source < 0 || !known.length) return;
+  const step = level(known.reduce((sum, piece) => sum + piece.bits!, 0));
+  for (const piece of word) [piece.level, piece.source] = [step, strongest.source];
 }
 
 /** Where the token stands: its span, or, where that is unusable, its text if the answer goes on with it. */

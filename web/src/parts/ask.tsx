@@ -64,10 +64,11 @@ function Box() {
           send();
         }}
       />
+      {/* Two buttons by their keys: were it one, a click on Stop would end as a submit. */}
       {busy ? (
-        <button type="button" class="act" onClick={() => runs.panes.value.forEach(runs.stop)}>Stop</button>
+        <button key="stop" type="button" class="act" onClick={() => runs.panes.value.forEach(runs.stop)}>Stop</button>
       ) : (
-        <button type="submit" class="act" disabled={none}>Ask</button>
+        <button key="ask" type="submit" class="act" disabled={none}>Ask</button>
       )}
     </form>
   );

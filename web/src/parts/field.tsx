@@ -43,7 +43,7 @@ export function Field<T>({ asking, label, placeholder, act, tall, most = 8000 }:
           send();
         }}
       />
-      {busy ? <button type="button" class="act" onClick={asking.stop}>Stop</button> : <button type="submit" class="act">{act}</button>}
+      {busy ? <button key="stop" type="button" class="act" onClick={asking.stop}>Stop</button> : <button key="ask" type="submit" class="act">{act}</button>}
     </form>
   );
 }

@@ -10,10 +10,11 @@ import { Dialog } from "./dialog";
 export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
   const busy = useSignal(false);
   const fault = useSignal("");
-  const forget = async (): Promise<void> => {
+  const forget = async (tagged: boolean): Promise<void> => {
     busy.value = true;
+    fault.value = "";
     try {
-      await call(books.path(`/documents/${named(doc.name)}`), { method: "DELETE" });
+      await call(books.path(`/documents/${named(doc.name)}${tagged ? "?tags=true" : ""}`), { method: "DELETE" });
       onClose();
       await books.refresh();
     } catch (error) {
@@ -29,7 +30,9 @@ export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
       </p>
       {fault.value && <p class="state fault" role="alert">{fault.value}</p>}
       <p class="acts">
-        <button type="button" class="act" disabled={busy.value} onClick={() => void forget()}>{busy.value ? "forgetting…" : "Forget it"}</button>
+        <button type="button" class="act" disabled={busy.value} onClick={() => void forget(Boolean(fault.value))}>
+          {busy.value ? "forgetting…" : fault.value ? "Forget it, named versions too" : "Forget it"}
+        </button>
         <button type="button" class="act second" onClick={onClose}>Keep it</button>
       </p>
     </Dialog>

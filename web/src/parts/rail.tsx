@@ -8,6 +8,7 @@ import type { Source } from "../lib/types";
 import type { View } from "../state/view";
 import type { Shown } from "./evidence";
 
+const LEAST = 0.005; // a source that carried less shows its figures only when it is opened
 const MANY = 8; // sources from which on only the chosen one shows its figures
 
 export function Rail({ shown, view, heading }: { shown: Shown; view: View; heading: string }) {
@@ -25,7 +26,7 @@ export function Rail({ shown, view, heading }: { shown: Shown; view: View; headi
       <h2>{token ? "Who carried this word" : heading}</h2>
       <ol class="sources">
         {sources.map((source, i) => (
-          <Row key={source.id} source={source} number={signs[i] ?? null} share={share(source, i)} quiet={shown.writing ?? false} weighed={weighed}
+          <Row key={source.id} source={source} number={signs[i] ?? null} share={share(source, i)} quiet={(shown.writing ?? false) || ((source.responsibility ?? 0) < LEAST && view.opened.value?.source !== i)} weighed={weighed}
             open={view.opened.value?.source === i} onOpen={() => (view.opened.value = { source: i, citation: null })} />
         ))}
       </ol>

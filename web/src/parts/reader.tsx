@@ -55,7 +55,7 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
         <button type="button" class="close" aria-label="close the passage" onClick={() => (view.opened.value = null)}>×</button>
       </header>
       {page !== null && paged.value ? (
-        <Page key={`${name}·${page}`} document={name} first={page} passage={passage} places={places.map(({ span }) => span)} onNone={() => (paged.value = false)} />
+        <Page key={`${name}·${page}`} document={name} first={page} passage={passage} places={places.map(({ span }) => span)} version={shown.version} onNone={() => (paged.value = false)} />
       ) : (
         <Words key={`${name}·${passage.span?.[0]}`} document={name} passage={passage} places={places} chosen={opened.citation} version={shown.version} />
       )}
@@ -118,10 +118,11 @@ interface PageProps {
   last?: number | undefined;
   passage: Source | Member;
   places: Span[];
+  version: number | undefined;
   onNone: () => void;
 }
 
-export function Page({ document, first, last, passage, places, onNone }: PageProps) {
+export function Page({ document, first, last, passage, places, version, onNone }: PageProps) {
   const page = useSignal(first);
   const picture = useSignal("");
   const said = useSignal("");
@@ -129,7 +130,7 @@ export function Page({ document, first, last, passage, places, onNone }: PagePro
   useEffect(() => {
     let gone = false;
     said.value = "";
-    call(books.path(`/pages/${page.value}?document=${encodeURIComponent(document)}${spans}`))
+    call(books.path(`/pages/${page.value}?document=${encodeURIComponent(document)}${spans}${version ? `&at=${version}` : ""}`))
       .then((response) => response.blob())
       .then((blob) => {
         if (!gone) picture.value = URL.createObjectURL(blob);

@@ -9,7 +9,9 @@ import * as books from "../state/books";
 
 const MOST = 30; // versions that are listed
 
-const MADE: Record<string, string> = { add: "documents added", forget: "a document forgotten", use: "gone back", faq: "questions added" };
+const MADE: Record<string, string> = {
+  add: "documents added", forget: "a document forgotten", use: "gone back", "faq add": "questions added", "": "made",
+};
 
 export function Versions() {
   const fault = useSignal("");

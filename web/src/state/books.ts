@@ -15,6 +15,10 @@ export const loaded = signal(false);
 export const book = computed(() => books.value.find((each) => each.name === name.value) ?? null);
 export const path = (rest = ""): string => `/v1/books/${encodeURIComponent(name.value)}${rest}`;
 
+let told: () => void;
+/** Kept once it is known what the server has. */
+export const ready = new Promise<void>((done) => (told = done));
+
 /** What the server has, read anew. */
 export async function refresh(): Promise<void> {
   try {
@@ -31,6 +35,7 @@ export async function refresh(): Promise<void> {
     trouble.value = { text: message(error), key: error instanceof Trouble && error.status === 401 };
   }
   loaded.value = true;
+  told();
 }
 
 export async function refreshVersions(): Promise<void> {

@@ -80,6 +80,7 @@ export async function ask(one: Pane, asked: string): Promise<void> {
     if (going.get(one) === control) one.run.value = run = { ...run, ...change };
   };
   set({});
+  await books.ready; // a question may be quicker than the list of books
   try {
     for await (const sent of streamed("/v1/chat/completions", body(asked, settings), control.signal)) {
       if ("comment" in sent) {
