@@ -45,13 +45,15 @@ ARITHMETIC = 3
 class Believed:
     """A question read once under every hit and once under the closed book: S hits, natural logs.
 
-    `asked_S` is log p(question | hit), `asked_closed` the same without any; `prior_S` is retrieval's.
+    `asked_S` is log p(question | hit), `asked_closed` the same without any; `prior_S` is retrieval's. `said_lift_S`:
+    how much likelier each hit makes what was said before the question, where anything was.
     """
 
     prior_S: Array
     asked_S: Array
     asked_closed: float
     settings: Settings
+    said_lift_S: Array | None = None
 
     @cached_property
     def refined_S(self) -> Array:
@@ -75,8 +77,11 @@ class Believed:
 
     @property
     def lift_bits(self) -> float:
-        """How much likelier a kept hit makes the question, at best, than the model alone."""
-        return float((self.asked_S[self.kept].max() - self.asked_closed) / np.log(2))
+        """How much likelier a kept hit makes the question, at best, than the model alone; or the question and what was
+        said before: one like "And when?" says nothing by itself."""
+        lift_S = self.asked_S[self.kept] - self.asked_closed
+        whole_S = lift_S if self.said_lift_S is None else lift_S + self.said_lift_S[self.kept]
+        return float(max(lift_S.max(), whole_S.max()) / np.log(2))
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,9 @@ class Reader:
         branches = [branch_of(Label(f"p{i}", "passage"), path) for i, path in enumerate(paths)]
         source = self.branches(question, [*branches, CLOSED_BOOK], tap=tap)
         *asked, closed = source.question_log_p_S.tolist()
-        return source, Believed(log_prior_of(paths), views(paths, np.array(asked)), closed, self.settings)
+        said_S = source.said_log_p_S[:-1] - source.said_log_p_S[-1] if self.settings.prompt.turns else None
+        asked_S = views(paths, np.array(asked))
+        return source, Believed(log_prior_of(paths), asked_S, closed, self.settings, said_S)
 
     def branches(
         self, question: str, branches: Sequence[Branch], room: int | None = None, tap: Tap | None = None

@@ -71,5 +71,7 @@ def test_branches_read_it_as_if_it_were_written_before_the_question(tiny_model: 
         first = len(whole) - len(suffix.tail) - len(suffix.question)
         asked = sum(float(log_p_TV[at - 1, whole[at]]) for at in range(first, first + len(suffix.question)))
         assert made.question_log_p_S[row] == pytest.approx(asked, abs=1e-3)
+        said = range(len(framing.prefix(branch.passages)), first - 1)  # the last token before the question is the cue's
+        assert made.said_log_p_S[row] == pytest.approx(sum(float(log_p_TV[at - 1, whole[at]]) for at in said), abs=1e-3)
         assert np.allclose(made.start()[row].double().log_softmax(-1), log_p_TV[-1], atol=1e-4)
     assert store.get("one", framing.prefix(("The comet faded.",))[:-1]) is not None

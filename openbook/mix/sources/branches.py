@@ -59,6 +59,7 @@ class Branches:
     """A `Source` of S branches over one model, run in one batched forward a step.
 
     `question_log_p_S` is log p(question | branch), natural: the prefill of the question yields it at no extra cost.
+    `said_log_p_S` is the same of what was said before the question.
     `progress` is told of passages that are not in the store while they are read. `texts` are the tokens that a branch
     has read up to where the answer begins. What is expected after a token is read ahead in its forward, and taken back
     if it does not come (`openbook.mix.speculation`). `tap` is told what the closed book's branch read last.
@@ -93,8 +94,9 @@ class Branches:
         self._ahead: deque[tuple[int, Tensor, Tensor | None]] = deque()
         self._cache = self._runner.cache(prefixes, room=len(rows[0]) + room)
         said, rows_ST = len(suffix.before), torch.tensor(rows)
-        if said:  # what was said before the question tells nothing of who should answer it
-            self._runner.read(rows_ST[:, :said], self._cache)
+        self.said_log_p_S = np.zeros(len(rows))
+        if said:
+            self.said_log_p_S, _ = self._ask(rows_ST[:, :said], said - 1)
         self.question_log_p_S, self._first_SV = self._ask(rows_ST[:, said:], len(suffix.question))
 
     def _ask(self, rows_ST: Tensor, asked: int) -> tuple[Array, Tensor]:
@@ -166,7 +168,7 @@ class Branches:
         self._cache.select(rows)
         self.texts = [self.texts[row] for row in rows]
         self.labels = tuple(labels or (self.labels[row] for row in rows))
-        self.question_log_p_S = self.question_log_p_S[list(rows)]
+        self.question_log_p_S, self.said_log_p_S = self.question_log_p_S[list(rows)], self.said_log_p_S[list(rows)]
         self._first_SV = self._first_SV[list(rows)]
 
     def start(self) -> Tensor:
