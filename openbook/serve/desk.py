@@ -210,7 +210,7 @@ class Desk:
         """A path as it is on the disk, if it is in one of the roots; `Fault` where it is not, or is hidden there."""
         if not self.roots:
             raise Fault("no folder may be read; start the server with: openbook mcp --allow FOLDER")
-        for root in map(Path, map(os.path.realpath, self.roots)):
+        for root in map(Path, map(os.path.realpath, self.roots if "\0" not in given else ())):
             path = Path(os.path.realpath(root / Path(given).expanduser()))
             if path == root or root in path.parents:
                 if any(part.startswith(".") for part in path.relative_to(root).parts):
