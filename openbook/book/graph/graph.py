@@ -18,17 +18,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from openbook.book.graph.asking import Extracting, chosen, parts_of
+from openbook.book.graph import kept
+from openbook.book.graph.asking import Extracting, chosen, folder_of, parts_of
 from openbook.book.graph.build import Progress, catch_up, contents
 from openbook.book.graph.derive import Derived, Float, Places, Tied, Whole, derive
 from openbook.book.graph.extract import KINDS, NAME, extract, normal
 from openbook.book.graph.modelled import overlaid
-from openbook.book.graph.stored import FOLDER, Said, read, read_listing
+from openbook.book.graph.stored import FOLDER, Key, Said, read, read_listing
 from openbook.book.manifest import faults
 
 if TYPE_CHECKING:
@@ -91,11 +93,11 @@ class Sentence:
 class Graph:
     """What a version of a book says about what; made by `open_graph`. `made` names all that it was made of."""
 
-    def __init__(self, book: Book, said: Sequence[Said], places: Places, made: str = "") -> None:
+    def __init__(self, book: Book, documents: list[str], derived: Derived, places: Places, made: str = "") -> None:
         self.book, self.made = book, made
         self.places = places
-        self.documents = [each.key[0] for each in said]
-        self.derived: Derived = derive(said, places)
+        self.documents = documents
+        self.derived = derived
 
     def __repr__(self) -> str:
         return f"Graph({str(self.book.path)!r}, version={self.book.version}, entities={len(self)})"
@@ -342,14 +344,23 @@ def open_graph(book: Book, progress: Progress | None = None, *, by: str | None =
     extracting = chosen(folder) if by is None else Extracting(by)
     catch_up(book, extracting.by, progress)
     with faults(book.path):
-        wanted = contents(book)
-        said = read(folder, wanted)
-        parts = parts_of(folder, extracting.made, wanted) if extracting.how else {}
-        said = [overlaid(each, parts.get(each.key, []), extracting.how) for each in said]
-        asked = sorted((key, part.number) for key, of in parts.items() for part in of)
-        listing = read_listing(folder)
-        made = repr((sorted(wanted), listing and listing.by, listing and listing.format, extracting, asked))
-        return Graph(book, said, places_of(book), hashlib.sha256(made.encode()).hexdigest())
+        wanted, places = contents(book), places_of(book)
+        asked = folder_of(folder, extracting.made) if extracting.how else None
+        made = repr((sorted(wanted), read_listing(folder), extracting, asked and read_listing(asked)))
+        key = kept.fingerprint(folder, [folder, *([asked] if asked else [])], made, places)
+        if (found := kept.recall(folder, key, places)) is None:
+            said = _said(folder, wanted, extracting)
+            found = derive(said, places), [each.key[0] for each in said]
+            kept.keep(book, key, *found)
+        derived, documents = found
+        return Graph(book, documents, derived, places, key.hex())
+
+
+def _said(folder: Path, wanted: set[Key], extracting: Extracting) -> list[Said]:
+    """What the documents mention, by document, with what a model named in them where one was chosen."""
+    said = read(folder, wanted)
+    parts = parts_of(folder, extracting.made, wanted) if extracting.how else {}
+    return [overlaid(each, parts.get(each.key, []), extracting.how) for each in said]
 
 
 __all__ = ["Entity", "Float", "Graph", "Relation", "Sentence", "Tied", "open_graph"]
