@@ -20,6 +20,8 @@ POOL = 30
 """Questions that related ones are chosen of: the best after the answer."""
 RELEVANCE = 0.7
 """λ of maximal marginal relevance (Carbonell 1998): the rest is what a question must not have in common with others."""
+ALSO = 3
+"""Other answers to the same question that are told."""
 LEAST = 0.4
 """Share of the best score from which on a question is related at all."""
 
@@ -28,7 +30,8 @@ LEAST = 0.4
 class Reply:
     """A stored answer to a question, or an abstention: then `match` is what came nearest, and is not the answer.
 
-    `confidence` is how likely the match is right; answered is from `calibration.threshold` on.
+    `confidence` is how likely the match is right; answered is from `calibration.threshold` on. `also` are other answers
+    to the same question: stored beside it, or by another source in other words.
     """
 
     question: str
@@ -37,6 +40,7 @@ class Reply:
     match: Match
     related: tuple[Match, ...]
     calibration: Calibration
+    also: tuple[Match, ...] = ()
     book: dict[str, Any] = field(default_factory=dict)
     milliseconds: float = 0.0
 
@@ -58,20 +62,8 @@ class Reply:
     def to_dict(self) -> dict[str, Any]:
         """As JSON: what an answer has (docs/faq.md), with the pair as its one source."""
         pair = self.match.entry.pair
-        source = {
-            "id": "f1",
-            "kind": "faq",
-            "pair": pair.id,
-            "document": pair.document,
-            "title": pair.title,
-            "line": pair.line,
-            "span": [pair.answer_start, pair.answer_end],
-            "text": pair.answer,
-            "questions": list(self.match.entry.questions),
-            "score": self.match.score,
-            "features": self.match.features,
-            "responsibility": 0.0 if self.abstained else 1.0,
-        }
+        source = _source(self.match, "f1", 0.0 if self.abstained else 1.0)
+        others = [_source(match, f"f{i}", 0.0) for i, match in enumerate(self.also, 2)]
         cited = {"span": [0, len(self.text)], "source": "f1", "source_span": source["span"], "cited_text": pair.answer}
         told: dict[str, Any] = {
             "question": self.question,
@@ -80,14 +72,33 @@ class Reply:
             "reason": self.reason,
             "confidence": self.confidence,
             "book": self.book,
-            "sources": [source],
+            "sources": [source, *others],
             "citations": [] if self.abstained else [cited],
+            "also": [{**_related(match), "answer": match.entry.pair.answer} for match in self.also],
             "related": [_related(match) for match in self.related],
             "calibration": self.calibration.to_dict(),
             "timings": {"answer_ms": self.milliseconds},
         }
         made: dict[str, Any] = plain(told)
         return made
+
+
+def _source(match: Match, name: str, responsibility: float) -> dict[str, Any]:
+    pair = match.entry.pair
+    return {
+        "id": name,
+        "kind": "faq",
+        "pair": pair.id,
+        "document": pair.document,
+        "title": pair.title,
+        "line": pair.line,
+        "span": [pair.answer_start, pair.answer_end],
+        "text": pair.answer,
+        "questions": list(match.entry.questions),
+        "score": match.score,
+        "features": match.features,
+        "responsibility": responsibility,
+    }
 
 
 def _related(match: Match) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def reply(
     began = time.perf_counter()
     found = knowledge.find(question)
     least = knowledge.fitted.calibration.threshold if threshold is None else threshold
-    chosen = near(knowledge, found.matches, related)
+    also = found.matches[1 : found.together]
+    chosen = near(knowledge, (found.best, *found.matches[found.together :]), related)
     seen = {} if book is None else {"path": str(book.path), "version": book.version}
     return Reply(
         question=question,
@@ -117,6 +129,7 @@ def reply(
         match=found.best,
         related=tuple(chosen),
         calibration=knowledge.fitted.calibration,
+        also=also[:ALSO],
         book=seen,
         milliseconds=1e3 * (time.perf_counter() - began),
     )

@@ -58,7 +58,9 @@ def how_it_ran(answer: Mapping[str, Any]) -> dict[str, str]:
     """
     run = answer.get("run")
     if not isinstance(run, dict) or "fingerprint" not in run:
-        raise Fault("this answer does not say how its model ran; only those of `ask` and `complete` can be replayed")
+        raise Fault(
+            "this answer does not say how its model ran; only those of `ask`, `complete` and `faq` can be replayed"
+        )
     how = {name: run[name] for name in HOW if run.get(name) is not None}
     if not _as_written(answer) or not all(isinstance(value, str) for value in how.values()):
         raise Fault("this answer's file is damaged; it cannot be replayed: ask again")
@@ -93,12 +95,23 @@ def replay(
         raise Fault(f"the answer was given by {fingerprint}, this model is {model.fingerprint}: not the same numbers")
     told = dict(answer["settings"])
     retrieval = told.pop("retrieval", None)  # of a text whose passage was looked up anew
+    pairs = told.pop("pairs", False)  # whether pairs were read, not passages
     reader = Reader(book, model, encoder, settings_from(told, answer["seed"]), **kept)
+    if pairs:
+        reader = _of_pairs(reader, answer["question"])
     if retrieval is None:
         return compare(answer, write(reader, answer["question"]))
     from openbook.answer.complete import as_recorded
 
     return compare(answer, as_recorded(reader, answer["question"], retrieval))
+
+
+def _of_pairs(reader: Reader, question: str) -> Reader:
+    from openbook.book.faq.knowledge import open_knowledge
+    from openbook.mix.sources.faq import PairReader
+
+    matches = open_knowledge(reader.book, reader.encoder).find(question).matches
+    return PairReader(reader.book, reader.model, reader.encoder, reader.settings, reader.kept, matches=matches)
 
 
 def compare(answer: Mapping[str, Any], fresh: Answer) -> Replayed:

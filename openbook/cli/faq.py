@@ -129,7 +129,10 @@ def _write(config: Config, book: Book, knowledge: Knowledge, question: str, as_j
     matches = knowledge.find(question).matches
     reader = PairReader(book, model, knowledge.encoder, settings, matches=matches)
     answer = shown(lambda on_token: write(reader, question, on_token), show=not as_json).to_dict()
-    keep_answer(book.path, answer)
+    from openbook.answer.replay import run_of
+
+    answer["settings"]["pairs"] = True  # what was read were pairs, not passages
+    keep_answer(book.path, {**answer, "run": run_of(model, config.model_dump(mode="json"))})
     if as_json:
         print_json(answer)
 
@@ -140,15 +143,20 @@ def show(told: Reply) -> None:
 
     from openbook.answer.page.values import clean
 
-    console, pair = out(), told.match.entry.pair
+    console = out()
     if told.abstained:
         complain(told.reason)
     else:
-        console.print(Text(clean(told.text)))
-        place = f"{one_line(pair.document)}  line {pair.line}  pair {pair.id}  confidence {told.confidence:.2f}"
-        console.print(
-            Text.assemble(("\n" + one_line(pair.questions[0]) + "  ", "bold"), (place, "dim")), soft_wrap=True
-        )
+        for match in (told.match, *told.also):
+            pair = match.entry.pair
+            if match is not told.match:
+                console.print(Text("\nAlso answered:", "dim"))
+            console.print(Text(clean(pair.answer)))
+            sure = f"  confidence {told.confidence:.2f}" if match is told.match else ""
+            place = f"{one_line(pair.document)}  line {pair.line}  pair {pair.id}{sure}"
+            console.print(
+                Text.assemble(("\n" + one_line(pair.questions[0]) + "  ", "bold"), (place, "dim")), soft_wrap=True
+            )
     nearest = [told.match, *told.related] if told.abstained else list(told.related)
     if nearest:
         console.print(Text("Nearest questions:" if told.abstained else "Related:", style="dim"))

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from openbook.book.embedder import Embedder
 from openbook.book.faq.entries import Entry, fold
-from openbook.book.faq.fit import PRECISION, PRIOR, best_and_lead
+from openbook.book.faq.fit import PRECISION, PRIOR, best_and_lead, same_in, threads
 from openbook.book.faq.index import FEATURES, Asked
 from openbook.book.faq.knowledge import Knowledge, knowledge_of
 from openbook.book.faq.pairs import Draft, key, sort_out, stored, written
@@ -116,9 +116,9 @@ def measure(
 ) -> dict[str, Any]:
     """Every way of scoring on the task, as JSON."""
     knowledge = knowledge_of(task.entries, encoder, progress, precision)
-    threads = [key(e.pair.answer if task.by_answer else e.questions[0]) for e in task.entries]
-    names = list(dict.fromkeys(threads))
-    group_N = np.array([names.index(name) for name in threads])
+    named = [key(e.pair.answer if task.by_answer else e.questions[0]) for e in task.entries]
+    names = list(dict.fromkeys(named))
+    group_N = np.array([names.index(name) for name in named])
     unknown = [gold for gold in task.golds if gold not in names]
     if unknown:
         raise Fault(f"{len(unknown)} queries are of questions that are not stored, such as {unknown[0][:60]!r}")
@@ -193,25 +193,34 @@ def auroc(inside: Array, outside: Array) -> float:
 def _abstaining(
     knowledge: Knowledge, inside: Array, outside: Array, group_N: npt.NDArray[np.int64], gold_Q: npt.NDArray[np.int64]
 ) -> dict[str, float]:
-    """What the knowledge base's own threshold does, and what the best one for these queries would."""
+    """What the knowledge base's own threshold does, and what the best one for these queries would. An answer is right
+    where it is the thread's; it is `shown` too where the thread's stands beside it, as that of another source."""
     calibration = knowledge.fitted.calibration
-    sure, right = [], []
+    every_N, same = np.arange(len(knowledge.entries)), same_in(knowledge.index, np.arange(len(knowledge.entries)))
+    asked_N = threads(knowledge.entries)
+    sure, best = [], []
     for features in (inside, outside):
-        best_QG = _best_of(features @ knowledge.fitted.weights_K, group_N) if len(features) else np.zeros((0, 1))
-        sure.append(np.array([calibration.confidence(*best_and_lead(row, np.arange(len(row)))) for row in best_QG]))
-        right.append(best_QG.argmax(1))
-    correct_Q = right[0] == gold_Q
+        scores_QN = features @ knowledge.fitted.weights_K
+        found = [calibration.confidence(*best_and_lead(row, asked_N, same)) for row in scores_QN]
+        sure.append(np.array(found, np.float64))
+        best.append(scores_QN.argmax(1) if len(scores_QN) else np.zeros(0, np.int64))
+    correct_Q = group_N[best[0]] == gold_Q
+    shown_Q = np.array(
+        [right or gold in group_N[every_N[same(at, every_N)]]
+         for at, gold, right in zip(best[0].tolist(), gold_Q.tolist(), correct_Q.tolist(), strict=True)], bool
+    )  # fmt: skip
     answered_Q, foreign_Q = (one >= calibration.threshold for one in sure)
     every = np.concatenate(sure)
     order = np.argsort(-every, kind="stable")
     held = np.cumsum(np.append(correct_Q, np.zeros(len(foreign_Q), bool))[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(held >= calibration.wanted)
-    best = order[: enough[-1] + 1] if len(enough) else order[:0]
+    most = order[: enough[-1] + 1] if len(enough) else order[:0]
     told = {
         "threshold": calibration.threshold,
         "coverage": float(answered_Q.mean()),
         "precision": _share(correct_Q[answered_Q].sum(), answered_Q.sum()),
-        "best_coverage": float((best < len(gold_Q)).sum() / len(gold_Q)),
+        "precision_shown": _share(shown_Q[answered_Q].sum(), answered_Q.sum()),
+        "best_coverage": float((most < len(gold_Q)).sum() / len(gold_Q)),
     }
     if len(foreign_Q):
         told["precision_with_foreign"] = _share(correct_Q[answered_Q].sum(), answered_Q.sum() + foreign_Q.sum())

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +43,8 @@ SAMPLE, KEPT = 800, 64
 ENOUGH = 50
 OUTSIDE = 0.2
 """Share of questions without an answer on file that the threshold reckons with."""
+RIVALS = 16
+"""Of the best answers to other questions, those that may ask the same in other words."""
 LEAST_WORDS = 4
 """Of a sentence that is to be a question."""
 PRECISION = 0.95
@@ -111,7 +113,7 @@ def fit(
     many = len(wordings) >= ENOUGH
     weights_K = _weights(wordings if many else seen, PULL_WORDINGS if many else PULL)
     likest = wordings if many else asked if len(asked) >= ENOUGH // 2 else seen
-    return Fitted(weights_K, _calibrated(likest, asked_N, weights_K, precision))
+    return Fitted(weights_K, _calibrated(likest, index, asked_N, weights_K, precision))
 
 
 def threads(entries: Sequence[Entry]) -> npt.NDArray[np.int64]:
@@ -120,11 +122,20 @@ def threads(entries: Sequence[Entry]) -> npt.NDArray[np.int64]:
     return np.array([numbers.setdefault(key(entry.questions[0]), len(numbers)) for entry in entries], np.int64)
 
 
-def best_and_lead(scores_C: Weights, threads_C: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """The best score and its lead over the best answer to another question; without one it leads by its whole score."""
+def best_and_lead(
+    scores_C: Weights, threads_C: npt.NDArray[np.int64], same: Callable[[int, Any], Any] | None = None
+) -> tuple[float, float]:
+    """The best score and its lead over the best answer to another question; without one it leads by its whole score.
+
+    `same(best, candidates)` says which candidates (places) ask the same as the best in other words: a bool for each.
+    """
     best = int(scores_C.argmax())
-    others_C = scores_C[threads_C != threads_C[best]]
-    return float(scores_C[best]), float(scores_C[best] - (others_C.max() if len(others_C) else 0.0))
+    others = np.flatnonzero(threads_C != threads_C[best])
+    if same is not None and len(others):
+        rivals = others[np.argsort(-scores_C[others], kind="stable")[:RIVALS]]
+        others = np.setdiff1d(others, rivals[same(best, rivals)])
+    lead = scores_C[best] - (scores_C[others].max() if len(others) else 0.0)
+    return float(scores_C[best]), float(lead)
 
 
 def pseudo_questions(entries: Sequence[Entry], chance: np.random.Generator) -> list[Pseudo]:
@@ -189,8 +200,8 @@ def _seen(index: Index, entries: Sequence[Entry], asked_N: npt.NDArray[np.int64]
         np.concatenate([found.features_CK[others], own_K[None]]),
         np.append(found.held_C[others], np.float32(0)),
     )
-    # Other answers to the very question are no mistakes.
-    return told, asked_N[numbers] == asked_N[one.entry]
+    # Other answers to the very question are no mistakes, nor is the same from another source.
+    return told, (asked_N[numbers] == asked_N[one.entry]) | index.doubles(one.entry, numbers)
 
 
 def _weights(seen: Sequence[Seen], pull: float) -> Weights:
@@ -217,17 +228,23 @@ def _weights(seen: Sequence[Seen], pull: float) -> Weights:
     return weights_K
 
 
+def same_in(index: Index, entries_C: npt.NDArray[np.int64]) -> Callable[[int, Any], Any]:
+    """`best_and_lead`'s `same` for candidates that are these entries."""
+    return lambda best, some: index.doubles(int(entries_C[best]), entries_C[some])
+
+
 def _calibrated(
-    seen: Sequence[Seen], asked_N: npt.NDArray[np.int64], weights_K: Weights, precision: float
+    seen: Sequence[Seen], index: Index, asked_N: npt.NDArray[np.int64], weights_K: Weights, precision: float
 ) -> Calibration:
     rows, truth, inside = [], [], []
     for found, right_C in seen:
         scores_C, asked_C = found.scores(weights_K), asked_N[found.entries_C]
-        rows.append(best_and_lead(scores_C, asked_C))
+        rows.append(best_and_lead(scores_C, asked_C, same_in(index, found.entries_C)))
         truth.append(bool(right_C[scores_C.argmax()]))
         inside.append(True)
         if not right_C.all():
-            rows.append(best_and_lead(scores_C[~right_C], asked_C[~right_C]))
+            rest = found.entries_C[~right_C]
+            rows.append(best_and_lead(scores_C[~right_C], asked_C[~right_C], same_in(index, rest)))
             truth.append(False)
             inside.append(False)
     X, right_R, inside_R = np.array(rows), np.array(truth), np.array(inside)

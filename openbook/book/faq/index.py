@@ -34,6 +34,8 @@ CANDIDATES = 512
 """Entries whose answers are compared sentence by sentence: the best by everything else."""
 QUESTIONS_WEIGH = 3
 """Questions of an entry up to which their mean counts the more in `meaning_pair`, where the answer counts once."""
+DOUBLE, AGREE, VERY, WORDINGS = 0.9, 0.6, 0.97, 4
+"""Of questions that two sources store in other words (`Index.doubles`)."""
 HELD_BACK = 30.0
 """What a whole of cosine costs an entry by which a question is nearer to one it was rejected for than to its own."""
 
@@ -146,6 +148,33 @@ class Index:
             nearest = np.maximum.reduceat(self.rejected_RM @ asked.vector_M, self.rejected_N1[some])
             held_N[some] = HELD_BACK * np.maximum(nearest - own_N[some], 0)
         return held_N
+
+    def doubles(self, at: int, others_C: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of some entries `[C]` ask what entry number `at` asks, in other words, and are answered alike.
+
+        Each question of either has one of the other at a cosine of `DOUBLE`, and their answers' means have one of
+        `AGREE`; or of `VERY`, whatever the answers. Entries with more than `WORDINGS` questions are told apart by them.
+        """
+        own_VM, own_M = self._asks(at), self._says(at)
+        found = np.zeros(len(others_C), bool)
+        if len(own_VM) > WORDINGS:
+            return found
+        for c, other in enumerate(others_C.tolist()):
+            asks_VM = self._asks(other)
+            if other == at or len(asks_VM) > WORDINGS:
+                found[c] = other == at
+                continue
+            like_VV = own_VM @ asks_VM.T
+            near = float(min(like_VV.max(0).min(), like_VV.max(1).min()))
+            found[c] = near >= VERY or (near >= DOUBLE and float(own_M @ self._says(other)) >= AGREE)
+        return found
+
+    def _asks(self, at: int) -> Array:
+        rows: Array = self.questions_VM[self.questions_N1[at] : self.questions_N1[at + 1]]
+        return rows
+
+    def _says(self, at: int) -> Array:
+        return _mean(self.sentences_SM[self.sentences_N1[at] : self.sentences_N1[at + 1]])
 
     def without(
         self, asked: Asked, entry: Entry, at: int, question: int | None = None, sentence: int | None = None

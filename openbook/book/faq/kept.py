@@ -36,7 +36,7 @@ from openbook.book.manifest import faults, path_of, sync
 if TYPE_CHECKING:
     from openbook.book.store import Book
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same pairs come to other numbers: weights, thresholds, terms."""
 FOLDER = "faq"
 FILES = 3

@@ -16,7 +16,7 @@ from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
 from openbook.book.faq import kept
 from openbook.book.faq.entries import Entry, fold
-from openbook.book.faq.fit import PRECISION, Fitted, best_and_lead, fit, threads
+from openbook.book.faq.fit import PRECISION, RIVALS, Fitted, best_and_lead, fit, same_in, threads
 from openbook.book.faq.index import FEATURES, Asked, Index, texts_of
 from openbook.book.faq.learn import judgements_of
 from openbook.book.faq.pairs import MAX_QUESTION, key
@@ -42,10 +42,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """What a question finds: entries, best first, those of one question together; how likely the first is right."""
+    """What a question finds: entries, best first, those of one question together; how likely the first is right. The
+    first `together` answer the same question, stored once or in other words by several sources."""
 
     matches: tuple[Match, ...]
     confidence: float
+    together: int = 1
 
     @property
     def best(self) -> Match:
@@ -86,6 +88,11 @@ class Knowledge:
         for i in order:  # answers to one question stand together, where its best stands
             rank.setdefault(int(asked_C[i]), len(rank))
         places = sorted(order, key=lambda i: rank[int(asked_C[i])])[:LISTED]
+        first = places[0]
+        rest = np.array([i for i in places[1:] if asked_C[i] != asked_C[first]][:RIVALS], np.int64)
+        same = same_in(self.index, found.entries_C)
+        doubles = set(rest[same(first, rest)].tolist()) if len(rest) else set()
+        places.sort(key=lambda i: 0 if asked_C[i] == asked_C[first] else 1 if i in doubles else 2)
         matches = tuple(
             Match(
                 self.entries[found.entries_C[i]],
@@ -95,7 +102,9 @@ class Knowledge:
             )
             for i in places
         )
-        return Matches(matches, self.fitted.calibration.confidence(*best_and_lead(scores_C, asked_C)))
+        sure = self.fitted.calibration.confidence(*best_and_lead(scores_C, asked_C, same))
+        together = sum(asked_C[i] == asked_C[first] or i in doubles for i in places)
+        return Matches(matches, sure, together)
 
     @cached_property
     def _threads_N(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
