@@ -11,7 +11,7 @@ from fastapi.telemetry import TelemetryConfig
 from openbook import __version__
 from openbook.serve import asking, books, chat, documents, embeddings, models, page, past, responses
 from openbook.serve.errors import ErrorBody, install
-from openbook.serve.security import Guard
+from openbook.serve.security import IDLE_SECONDS, Guard
 from openbook.serve.service import Service
 
 # FastAPI can send spans, counts and what went wrong, messages and all, to wherever the environment says.
@@ -34,10 +34,13 @@ STATUSES = {
 }
 
 
-def create_app(service: Service, *, key: str | None = None, names: Iterable[str] = ()) -> Guard:
+def create_app(
+    service: Service, *, key: str | None = None, names: Iterable[str] = (), idle: float = IDLE_SECONDS
+) -> Guard:
     """The ASGI app that answers for a service, behind its guard.
 
-    `key` is the API key, `names` are other names that it may be called by.
+    `key` is the API key, `names` are other names that it may be called by; a body that does not go on for `idle`
+    seconds is given up.
     """
 
     @asynccontextmanager
@@ -63,4 +66,4 @@ def create_app(service: Service, *, key: str | None = None, names: Iterable[str]
         app.include_router(group.router)
     app.include_router(documents.router, max_body_size=service.limits.upload_bytes)
     app.include_router(page.router(page.read_all()))
-    return Guard(app, counts=service.counts, key=key, names=names)
+    return Guard(app, counts=service.counts, key=key, names=names, idle=idle)

@@ -12,20 +12,22 @@ import ipaddress
 import logging
 import time
 from collections.abc import Iterable
-from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openbook.errors import Fault
-from openbook.serve.errors import TOO_LARGE, Refused, refusal
+from openbook.serve.errors import Refused
+from openbook.serve.exchange import Exchange
 from openbook.serve.metrics import Counts
 
 log = logging.getLogger("openbook.serve")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LEAST_KEY = 16
+IDLE_SECONDS = 30.0
+"""A body that does not go on for so long is given up."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -64,8 +66,16 @@ def check_bind(host: str, key: str | None) -> None:
 class Guard:
     """ASGI middleware around the whole app: refuses, counts, adds headers, and has the last word on errors."""
 
-    def __init__(self, app: ASGIApp, *, counts: Counts, key: str | None = None, names: Iterable[str] = ()) -> None:
-        self.app, self._counts = app, counts
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        counts: Counts,
+        key: str | None = None,
+        names: Iterable[str] = (),
+        idle: float = IDLE_SECONDS,
+    ) -> None:
+        self.app, self._counts, self._idle = app, counts, idle
         self._key = None if key is None else key.encode()
         self._names = LOOPBACK | {name.lower() for name in names}
 
@@ -74,42 +84,19 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        began, status, swapped, ended = time.perf_counter(), 0, False, False
-
-        async def passing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        async def sending(message: Message) -> None:
-            nonlocal status, swapped, ended
-            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
-            if swapped:
-                return
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if status >= 400 and not Headers(scope=message).get("content-type", "").startswith("application/json"):
-                    swapped = True
-                    await Refused(status, _phrase(status)).response()(scope, receive, passing)
-                    return
-            await passing(message)
-
+        began = time.perf_counter()
+        exchange = Exchange(scope, receive, send, HEADERS, self._idle)
         try:
             self._check(scope)
-            await self.app(scope, receive, sending)
+            await self.app(scope, exchange.receive, exchange.send)
         except Exception as error:
-            if status and not ended:  # half an answer is out: the connection is closed, which says so
-                raise
-            if not status:
-                await refusal(error).response()(scope, receive, sending)
+            await exchange.failed(error)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._counts.requests[method, route, status] += 1
+            self._counts.requests[method, route, exchange.status] += 1
             # The address as the route says it: no names of documents, no queries.
-            log.info("%s %s %d %.0f ms", method, route, status, 1e3 * (time.perf_counter() - began))
+            log.info("%s %s %d %.0f ms", method, route, exchange.status, 1e3 * (time.perf_counter() - began))
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -145,11 +132,6 @@ class Guard:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), known):
             message = "this server needs its API key: send the header Authorization: Bearer KEY"
             raise Refused(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-
-
-def _phrase(status: int) -> str:
-    """Of errors that the framework answers by itself, in plain text."""
-    return {413: TOO_LARGE}.get(status, HTTPStatus(status).phrase)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

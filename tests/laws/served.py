@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,22 @@ def client_of(service: Service, **app: Any) -> Iterator[TestClient]:
     """A client of the service's app, called `localhost`."""
     with TestClient(create_app(service, **app), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def live(service: Service, **app: Any) -> Iterator[str]:
+    """The address of the service's app behind a real port, served by a thread."""
+    uvicorn = pytest.importorskip("uvicorn")
+    listening = socket.create_server(("127.0.0.1", 0))
+    how = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(create_app(service, **app), **how))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 def events(text: str) -> list[Any]:

@@ -1,0 +1,130 @@
+"""Many at once: versions do not mix within an answer, a full queue says so, who leaves frees its place, limits hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import ASKED, ENCODER, babbling, client_of, live, service_of
+
+from openbook.book.store import open_book
+from openbook.serve.service import Service
+
+httpx = pytest.importorskip("httpx")
+LONG = {**ASKED, "max_tokens": 3_000, "openbook": {"evidence": False}}
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
+    yield service_of(babbling(), tmp_path)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what must come; a minute is for ever."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+def gauge(client: Any, name: str) -> int:
+    return int(re.search(rf"^{name} (\d+)", client.get("/metrics").text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_an_answer_is_of_one_version_whatever_happens_meanwhile(service: Service, tmp_path: Path) -> None:
+    service.engine.queue = 100
+    book = open_book(tmp_path / "notes.book")
+    told = {book.version: "Lindqvist"}
+    (tmp_path / "notes" / "comet.md").write_text("# The comet\n\nThe comet's team was led by Ada Brenner.\n")
+    book.add(tmp_path / "notes", encoder=ENCODER)
+    told[book.version] = "Brenner"
+    versions = list(told)
+
+    with live(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        asking = [True]
+
+        def swap() -> None:
+            turn = 0
+            while asking[0]:
+                used = client.post("/v1/books/notes/use", json={"version": versions[turn % 2]}).json()
+                told.setdefault(used["version"], told[versions[turn % 2]])
+                turn += 1
+
+        def ask(seed: int) -> Any:
+            response = client.post("/v1/chat/completions", json={**ASKED, "seed": seed, "stream": seed % 2 == 0})
+            assert response.status_code == 200, response.text
+            if seed % 2:
+                return response.json()["openbook"]
+            lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
+            first, *_, last = [json.loads(line)["openbook"] for line in lines]
+            assert first["book"]["version"] == last["answer"]["book"]["version"]
+            assert [s["text"] for s in first["sources"][:-1]] == [s["text"] for s in last["answer"]["sources"][:-1]]
+            return last["answer"]
+
+        with ThreadPoolExecutor(5) as pool:
+            swapping = pool.submit(swap)
+            given = list(pool.map(ask, range(24)))
+            asking[0] = False
+            swapping.result()
+    for answer in given:
+        led = next(s["text"] for s in answer["sources"] if s.get("document") == "notes/comet.md")
+        version = answer["book"]["version"]
+        assert told[version] in led, (version, led)
+    assert len({answer["book"]["version"] for answer in given}) > 1
+
+
+def test_a_full_queue_says_so_and_who_leaves_frees_its_place(service: Service) -> None:
+    with live(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        streams = []
+        for _ in range(6):  # four have room to run (3 rows each of 12), two may wait
+            stream = client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True})
+            streams.append((stream, stream.__enter__()))
+        assert [response.status_code for _, response in streams] == [200] * 6
+        until(lambda: gauge(client, "openbook_engine_waiting") == 2)
+        full = client.post("/v1/chat/completions", json=LONG)
+        assert full.status_code == 429 and int(full.headers["retry-after"]) >= 1
+        assert full.json()["error"]["code"] == "queue_full"
+        for stream, _ in streams:
+            stream.__exit__(None, None, None)  # they go away in the middle
+        until(lambda: gauge(client, "openbook_engine_running") == 0 == gauge(client, "openbook_engine_waiting"))
+        assert gauge(client, "openbook_engine_rows") == 0
+        assert client.post("/v1/chat/completions", json=ASKED).status_code == 200
+
+
+def test_who_hangs_up_on_a_whole_answer_frees_its_place_too(service: Service) -> None:
+    with live(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        host, port = address.removeprefix("http://").split(":")
+        body = json.dumps(LONG).encode()
+        with socket.create_connection((host, int(port))) as raw:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: gauge(client, "openbook_engine_running") == 1)
+        until(lambda: gauge(client, "openbook_engine_running") == 0)
+
+
+def test_an_answer_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
+    with client_of(service_of(babbling(), tmp_path, seconds=0.01)) as client:
+        whole = client.post("/v1/chat/completions", json=LONG)
+        assert whole.status_code == 408 and whole.json()["error"]["type"] == "timeout_error"
+        lines = client.post("/v1/chat/completions", json={**LONG, "stream": True}).text.strip().splitlines()
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
+        until(lambda: gauge(client, "openbook_engine_running") == 0)
+
+
+def test_a_body_that_stops_is_given_up(service: Service) -> None:
+    with live(service, idle=0.1) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as raw:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            raw.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            answer = raw.recv(1 << 16).decode()
+    assert answer.startswith("HTTP/1.1 408") and "did not go on" in answer
