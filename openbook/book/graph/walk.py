@@ -17,7 +17,7 @@ Shapes: P passages, E entities, T words of the question, C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,9 @@ LINKED = 0.2
 """b."""
 K1, B = 1.2, 0.75
 """BM25's (Robertson 1994)."""
+TURNS, TURNS_ANSWERED, ANSWERED, EPSILON = "DWWDWDWD", "DDDWDWDW", 0.9, 1e-6
+"""How ways and passages found directly take turns (`woven`); the share of a question's information from which on a
+passage has nearly all of it; how far apart scores are where they were equal."""
 SEARCHED = 50
 """Passages that are searched for first."""
 ALPHA, ROUNDS, ENTITIES = 0.5, 15, 0.3
@@ -89,6 +92,10 @@ class Question:
         length_C = K1 * (1 - B + B * self.graph.lengths_P[passages_C])
         covered: Float = count_CT / (count_CT + length_C[:, None])
         return covered
+
+    def told_by(self, passage: int) -> float:
+        """The share of the question's information whose words a passage has."""
+        return float((self.covered(np.array([passage]))[0] > 0) @ self.shares_T)
 
     def cosines(self, passages_C: Whole) -> Float:
         """The cosine of each passage with the question; a passage's vector is read once."""
@@ -188,12 +195,41 @@ def pagerank(graph: Graph, question: Question, first: Sequence[tuple[int, float]
     return ranks
 
 
+def woven(ways: Sequence[Way], first: Sequence[tuple[int, float]], answered: bool, k: int) -> list[Way]:
+    """The first `k` of both lists, best first, each passage once: the walk's, and what was found directly between them.
+
+    Passages found directly (D) and ways (W) come in turn as `TURNS` says, then ways: a question that one passage
+    answers finds it where it would without a graph. Where the best passage has nearly all that the question asks for
+    (`answered`), nothing is to be walked to: three come first. Scores are raised where needed to fall with the order.
+    """
+    best = {way.passages[-1]: way for way in reversed(ways)}  # the best way to it is how it is shown
+    direct = iter([best.get(p, Way((p,), (), score)) for p, score in first])
+    reached, order, seen = iter(ways), list[Way](), set[int]()
+    turns = iter(TURNS_ANSWERED if answered else TURNS)
+    while len(order) < k:
+        turn = next(turns, "W")
+        one, other = (direct, reached) if turn == "D" else (reached, direct)
+        fresh = (way for each in (one, other) for way in each if way.passages[-1] not in seen)
+        if (way := next(fresh, None)) is None:
+            break
+        seen.add(way.passages[-1])
+        order.append(way)
+    least = -np.inf
+    for at in range(len(order) - 1, -1, -1):
+        least = max(least + EPSILON, order[at].score)
+        order[at] = replace(order[at], score=least)
+    return order
+
+
 @retriever("graph")
 def by_walk(book: Book, query: str, k: int, encoder: Embedder) -> list[Hit]:
-    """The best ways from the passages that fit to those that their names lead to."""
+    """The best ways from the passages that fit to those that their names lead to, and between them those that fit."""
     graph, question, first = _begin(book, query, k, encoder)
-    ways = walk(graph, question, [(graph.number_of[hit.passage.id], hit.score) for hit in first])
-    return _hits(graph, question, first, ways[:k])
+    found = [(graph.number_of[hit.passage.id], hit.score) for hit in first]
+    ways = walk(graph, question, found)
+    return _hits(
+        graph, question, first, woven(ways, found, bool(found) and question.told_by(found[0][0]) >= ANSWERED, k)
+    )
 
 
 @retriever("pagerank")
