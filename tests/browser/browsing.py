@@ -72,6 +72,15 @@ def pdf(lines: tuple[str, ...]) -> bytes:
     return data + f"{end}startxref\n{len(data)}\n%%EOF\n".encode()
 
 
+def until(page: Page, told: str) -> None:
+    """Waits until an expression holds. The page's policy forbids Playwright's own way, which is to evaluate in it."""
+    for _ in range(PATIENCE // 100):
+        if page.evaluate(told):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never: {told}")
+
+
 def ask(page: Page, question: str) -> None:
     """Asks, and waits for the whole answer."""
     page.get_by_label("Your question").fill(question)
@@ -89,4 +98,4 @@ def picture(page: Page, name: str) -> None:
         with contextlib.suppress(ImportError):
             from PIL import Image
 
-            Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
+            Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)

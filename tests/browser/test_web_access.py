@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browsing import ask, picture
+from browsing import ask, picture, until
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'").expect
 
@@ -112,7 +112,7 @@ def test_the_stream_is_announced_by_sentences(opened) -> None:
     page = opened()
     page.evaluate(LISTEN)
     ask(page, LEADER)
-    page.wait_for_function("window.said.at(-1)?.endsWith('End of the answer.')")
+    until(page, "window.said.at(-1)?.endsWith('End of the answer.')")
     said = page.evaluate("window.said")
     assert said[0] == "Looking for passages."
     assert len(said) <= 2 + page.locator(".answer").inner_text().count(".")

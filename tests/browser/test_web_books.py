@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from browsing import ask, picture
+from browsing import ask, picture, until
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'").expect
 
@@ -79,7 +79,7 @@ def test_how_far_adding_is_can_be_seen(opened) -> None:
     page.route("**/documents", answer)
     page.evaluate(WATCH)
     page.evaluate(DROP, ["larder.md", LARDER])
-    page.wait_for_function("window.seen.includes(3)")
+    until(page, "window.seen.includes(3)")
 
 
 def test_a_document_is_read_in_the_page(opened) -> None:

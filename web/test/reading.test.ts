@@ -71,5 +71,7 @@ test("a word has one ink: the bits of its parts together, in the colour of the s
   const tokens = [token(" Ing", 0, 3, { p1: 1 }), token("rid", 4, 1.5, { p2: 1 }), token(".", 7, 0.1), token(" so", 8, 0.1), token("中", 11, 2), token("文", 12, 0)];
   const made = pieces(" Ingrid. so中文", tokens, sources);
   expect(made.map((piece) => piece.level)).toEqual([level(4.5), level(4.5), 0, 0, level(2), 0]);
+  const dots = pieces("a. b.", [token("a", 0, 0), token(".", 1, 0.6), token(" b", 2, 1), token(".", 4, 0.6)], sources);
+  expect(dots.map((piece) => piece.level)).toEqual([0, 0, level(1), level(0.6)]);
   expect(made.slice(0, 2).map((piece) => piece.source)).toEqual([0, 0]);
 });

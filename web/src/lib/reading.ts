@@ -96,9 +96,17 @@ export function pieces(
     at = end;
   });
   if (at < points.length) add([at, points.length], []);
-  for (const word of words(made)) ink(word);
+  let before = 0; // the ink of the word before
+  for (const word of words(made)) {
+    ink(word);
+    const sign = word[0]!.tokens.length > 0 && !SPELT.test(word[0]!.word);
+    if (sign && !before && word[0]!.level < LOUD) word[0]!.level = 0; // a dot alone would be no word to look at
+    before = word[0]!.level;
+  }
   return made;
 }
+
+const LOUD = 3; // the ink from which on a sign is marked though its word is not
 
 const SPELT = /[\p{L}\p{N}]/u;
 const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;

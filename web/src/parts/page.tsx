@@ -29,7 +29,7 @@ export function Page() {
       <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>To the content</a>
       <Head />
       <main id="main" tabIndex={-1}>
-        {books.trouble.value ? <Trouble /> : <Room key={books.name.value} />}
+        {books.trouble.value ? <Trouble /> : <Room />}
       </main>
       <footer class="foot"><Shortcuts /> <span>Everything stays on the machine that serves this page.</span></footer>
       <Drop />

@@ -33,8 +33,9 @@ let control: AbortController | null = null;
 
 /** Files of what was dropped: folders are looked through. */
 export async function dropped(items: DataTransferItemList): Promise<File[]> {
-  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
-  return (await Promise.all(entries.map((entry) => within(entry, "")))).flat();
+  // All are taken at once: the list is empty when the event is over.
+  const taken = [...items].filter((item) => item.kind === "file").map((item) => [item.webkitGetAsEntry(), item.getAsFile()] as const);
+  return (await Promise.all(taken.map(([entry, file]) => (entry ? within(entry, "") : file ? [file] : [])))).flat();
 }
 
 async function within(entry: FileSystemEntry, folder: string): Promise<File[]> {
@@ -63,6 +64,7 @@ export async function add(files: File[]): Promise<void> {
   for (const file of files) form.append("files", file, file.webkitRelativePath || file.name);
   adding.value = { what: `sending ${counted(files.length, "file")}`, done: 0, total: 0, document: "" };
   try {
+    await books.ready;
     const response = await call(books.path("/documents"), { method: "POST", body: form, signal: control.signal });
     let added: Event["added"];
     for await (const event of objects<Event>(response)) {

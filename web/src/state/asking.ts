@@ -1,7 +1,8 @@
 /** A question that is answered in one piece: a look-up, a check, a summary. */
 
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { aborted, message, post } from "../lib/client";
+import { ready, turns } from "./books";
 
 export type Outcome<T> = { state: "none" } | { state: "waiting" } | { state: "failed"; error: string } | { state: "done"; value: T };
 
@@ -9,6 +10,11 @@ export function asking<T>(path: () => string, body: (text: string) => unknown) {
   const text = signal("");
   const outcome = signal<Outcome<T>>({ state: "none" });
   let control: AbortController | null = null;
+  effect(() => {
+    if (!turns.value) return;
+    control?.abort();
+    outcome.value = { state: "none" };
+  });
   return {
     text,
     outcome,
@@ -18,6 +24,7 @@ export function asking<T>(path: () => string, body: (text: string) => unknown) {
       text.value = asked;
       outcome.value = { state: "waiting" };
       try {
+        await ready;
         const value = await post<T>(path(), body(asked), mine.signal);
         if (control === mine) outcome.value = { state: "done", value };
       } catch (error) {

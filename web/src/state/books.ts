@@ -43,7 +43,11 @@ export async function refreshVersions(): Promise<void> {
   versions.value = (told.data ?? told.versions ?? []).toSorted((a, b) => b.number - a.number);
 }
 
+/** How often the reader chose another book: what was asked of the one before is then put away. */
+export const turns = signal(0);
+
 export async function choose(book: string): Promise<void> {
   name.value = book;
+  turns.value++;
   await refresh();
 }

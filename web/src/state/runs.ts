@@ -48,15 +48,11 @@ export const panes = signal<Pane[]>([pane(DEFAULTS)]);
 const going = new WeakMap<Pane, AbortController>();
 
 // Another book has other versions, and its answers other passages: begin anew.
-let asked = "";
 effect(() => {
-  const book = books.name.value;
-  if (asked && book && book !== asked) {
-    panes.peek().forEach(stop);
-    panes.value = [pane({ ...DEFAULTS, persistence: panes.peek()[0]!.settings.peek().persistence })];
-    question.value = "";
-  }
-  asked = book || asked;
+  if (!books.turns.value) return;
+  panes.peek().forEach(stop);
+  panes.value = [pane(DEFAULTS)];
+  question.value = "";
 });
 
 /** The text so far: of a finished answer its own. */
