@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,8 +69,8 @@ class Communities:
             if (number := graph.derived.names.get(name)) is not None:
                 grouped[level, cluster].append(number)
                 above[level, cluster] = parent
-        strength = {key: _strength(graph, np.array(sorted(found))) for key, found in grouped.items()}
-        total = {key: float(each.sum()) for key, (_, each) in strength.items()}
+        strong = _strengths(graph, grouped)
+        total = {key: float(strong[key[0]][held].sum()) for key, held in grouped.items()}
         order = sorted(grouped, key=lambda key: (key[0], -total[key], -len(grouped[key]), min(grouped[key])))
         at = {key: i for i, key in enumerate(order)}
         parents = [at.get((level - 1, above[level, cluster])) for level, cluster in order]
@@ -79,7 +79,7 @@ class Communities:
             if above_it is not None:
                 children[above_it].append(i)
         self.all = [
-            Community(i, key[0], parents[i], tuple(children[i]), tuple(strength[key][0].tolist()), total[key] / 2)
+            Community(i, key[0], parents[i], tuple(children[i]), _central(grouped[key], strong[key[0]]), total[key] / 2)
             for i, key in enumerate(order)
         ]
 
@@ -141,13 +141,37 @@ class Communities:
         return chosen, float(worth_C[seen_C].sum() / max(worth_C.sum(), 1e-9))
 
 
-def _strength(graph: Graph, members: Whole) -> tuple[Whole, Float]:
-    """The members, most central first, and how central: the weight of relations inside, by how informative it is.
+def _strengths(graph: Graph, grouped: Mapping[tuple[int, int], list[int]]) -> dict[int, Float]:
+    """Of each level, how central each entity is in its community (`_worth`), 0 for one that is in none."""
+    pairs, found = graph.weights_EE.tocoo(), dict[int, Float]()
+    for level in sorted({level for level, _ in grouped}):
+        home_E = np.full(len(graph), -1, dtype=np.int64)
+        for number, (_, held) in enumerate(item for item in grouped.items() if item[0][0] == level):
+            home_E[held] = number
+        inside = home_E[pairs.row] == home_E[pairs.col]
+        inside_E = np.bincount(pairs.row[inside], pairs.data[inside], minlength=len(graph))
+        found[level] = np.where(home_E >= 0, inside_E * _worth(graph, np.arange(len(graph))), 0.0)
+    return found
 
-    A word alone that is no name says little of what a community is about: half."""
-    inside = graph.weights_EE[members][:, members]
+
+def _central(held: Sequence[int], strength_E: Float) -> tuple[int, ...]:
+    """The members, most central first."""
+    members = np.array(sorted(held), dtype=np.int64)
+    return tuple(members[np.argsort(-strength_E[members], kind="stable")].tolist())
+
+
+def _worth(graph: Graph, members: Whole) -> Float:
+    """What relations of these entities count for: how informative they are; a word alone that is no name says little of
+    what a community is about: half."""
     alone = ~graph.leads_E[members] & np.array([" " not in graph.derived.normals[e] for e in members.tolist()], bool)
-    strength = np.asarray(inside.sum(axis=1)).ravel() * graph.derived.informative_E[members] * np.where(alone, 0.5, 1)
+    worth: Float = graph.derived.informative_E[members] * np.where(alone, 0.5, 1)
+    return worth
+
+
+def _strength(graph: Graph, members: Whole) -> tuple[Whole, Float]:
+    """The members of one community, most central first, and how central: relations inside, by what they are worth."""
+    inside = graph.weights_EE[members][:, members]
+    strength = np.asarray(inside.sum(axis=1)).ravel() * _worth(graph, members)
     order = np.lexsort((members, -strength))
     return members[order], strength[order]
 

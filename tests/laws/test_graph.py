@@ -3,12 +3,11 @@ and ranks as their formulas say."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forgettable import ENCODER, fill, raw, write
+from forgettable import ENCODER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +15,9 @@ from openbook.book import Book, BookFault, find, open_book
 from openbook.book.clustering import read_partition
 from openbook.book.communities import communities
 from openbook.book.graph import Graph, open_graph
-from openbook.book.graph.extract import extract, extractor
+from openbook.book.graph.extract import extractor
 from openbook.book.graph.graph import MOST_RELATED
-from openbook.book.graph.stored import FOLDER, LISTING, PARTITION, Store, keys, line_of, read, writing
+from openbook.book.graph.stored import FOLDER, PARTITION
 from openbook.book.graph.walk import ALPHA, ENTITIES, LINKED, ONWARD, Question, pagerank, walk
 from openbook.cli import main
 from openbook.mix.paths import join
@@ -87,82 +86,6 @@ def test_a_version_has_its_own_graph(tmp_path: Path) -> None:
     book.add(tmp_path / "notes", encoder=ENCODER)
     assert book.graph().find("Ada Quill") is None and book.graph().find("clara finch") is not None
     assert open_book(book.path, at="before").graph().find("Ada Quill") is not None
-
-
-def test_what_is_forgotten_is_in_no_file_of_the_graph(tmp_path: Path) -> None:
-    book = fill(tmp_path / "book", write(tmp_path / "notes"))
-    communities(book.graph())
-    assert book.graph().find("Quillfeather") is not None and b"quillfeather" in raw(book)
-    done = book.forget("notes/mill.md")
-    assert b"uillfeather" not in raw(book) and b"zebedee" not in raw(book)
-    assert book.prove(done.traces).left == []
-    assert book.graph().find("Quillfeather") is None and book.graph().find("comet") is not None
-
-
-def test_prove_finds_what_a_graph_that_was_not_told_has_left(tmp_path: Path) -> None:
-    book = fill(tmp_path / "book", write(tmp_path / "notes"))
-    communities(book.graph())
-    names = [path for path in (book.path / FOLDER).iterdir() if path.name != LISTING]
-    left = {path.name: path.read_bytes() for path in names}
-    done = book.forget("notes/mill.md")
-    for name, data in left.items():
-        (book.path / FOLDER / name).write_bytes(data)
-    found = {leftover.where for leftover in book.prove(done.traces).left}
-    assert {f"{FOLDER}/{name}" for name in left if name != "lock"} <= found
-
-
-def test_clean_up_takes_what_no_version_says(tmp_path: Path) -> None:
-    book = book_of(tmp_path, a="Ada Quill met Boris Thorn.", b="Dora Marsh sings.")
-    book.graph()
-    (tmp_path / "notes" / "a.md").write_text("Clara Finch met Emil Stone.")
-    book.add(tmp_path / "notes", encoder=ENCODER)
-    book.graph()
-    assert b"ada quill" in raw(book)
-    book.prune(1)
-    assert b"ada quill" not in raw(book) and book.graph().find("dora marsh") is not None
-
-
-def test_what_a_killed_writer_left_is_removed_and_does_not_count(tmp_path: Path) -> None:
-    book = book_of(tmp_path, a="Ada Quill met Boris Thorn.")
-    before = said(book.graph())
-    (book.path / FOLDER / "000099.jsonl").write_text('{"id":"aa","hash":"bb", half a li')
-    (book.path / FOLDER / f"{LISTING}.new").write_text("{")
-    assert said(open_graph(book)) == before
-    (tmp_path / "notes" / "b.md").write_text("Clara Finch sings.")
-    book.add(tmp_path / "notes", encoder=ENCODER)
-    book.graph()
-    assert not (book.path / FOLDER / "000099.jsonl").exists()
-
-
-def test_it_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    folder = tmp_path / "graph"
-    made = [line_of((f"{i:04x}", "00"), "", extract(f"Ada Quill met Boris{i} Thorn.")) for i in range(60)]
-
-    def grow() -> None:
-        for line in made:
-            with writing(folder):
-                Store(folder, "built-in").append([line])
-
-    with writing(folder):
-        Store(folder, "built-in").append([])
-    with ThreadPoolExecutor(1) as other:
-        growing, seen = other.submit(grow), [0]
-        while not growing.done():
-            seen.append(len(read(folder, {(f"{i:04x}", "00") for i in range(60)})))
-        growing.result()
-    assert seen == sorted(seen) and len(keys(folder)) == 60 and len(list(folder.glob("*.jsonl"))) < 10
-
-
-@pytest.mark.parametrize("damage", ["{}", "nonsense", "{}\n", "\x00"])
-def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
-    book = book_of(tmp_path, a="Ada Quill met Boris Thorn.")
-    book.graph()
-    segment = next((book.path / FOLDER).glob("*.jsonl"))
-    head = segment.read_text().split(',"title"')[0]
-    for text in (damage, head + ',"title":"x"}\n', head + damage):
-        segment.write_text(text)
-        with pytest.raises(BookFault, match="graph"):
-            open_graph(open_book(book.path))
 
 
 def test_an_empty_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
