@@ -139,11 +139,14 @@ def _over_http(server: Server, config: Config) -> None:
     from openbook.cli.serve import _key, _listen
     from openbook.serve.mcp import http_app
     from openbook.serve.security import check_bind
+    from openbook.serve.wire import Prompt
 
     key = _key(config)
     check_bind(config.host, key)
     listening = _listen(config)
     app = http_app(server, key, {config.host, *config.host_name})
     complain(f"openbook mcp at http://{config.host}:{listening.getsockname()[1]}/mcp  (Ctrl+C ends it)")
-    settings = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, ws="none")
+    settings = uvicorn.Config(
+        app, http=Prompt, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none"
+    )
     uvicorn.Server(settings).run(sockets=[listening])

@@ -156,11 +156,12 @@ def _run(app: Guard, config: Config, listening: socket.socket, log: bool, open_p
     import uvicorn
 
     from openbook.serve.logs import configure
+    from openbook.serve.wire import Prompt
 
     configure(log)
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
+            app, http=Prompt, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
             timeout_graceful_shutdown=config.drain, h11_max_incomplete_event_size=1 << 16,
         )
     )  # fmt: skip

@@ -49,7 +49,7 @@ async def ask_faq(name: Named, body: FaqRequest, service: Served) -> Facts:
     """The stored answer to a question, or an abstention with the nearest; 404 where the book holds no pairs."""
     shelved = service.shelf.named(name)
     book = shelved.at(body.version)
-    knowledge = await asyncio.to_thread(shelved.knowledge, book)
+    knowledge = await service.slowly(lambda: shelved.knowledge(book))
     if knowledge is None:
         raise Refused(404, f"{shelved.name} holds no questions with answers; add them: openbook faq --add FILE")
     found = await asyncio.to_thread(
@@ -84,7 +84,7 @@ async def get_graph(name: Named, service: Served, at: At = None) -> Facts:
         graph = shelved.graph(book)
         return Facts(**picture(graph, communities(graph)).to_dict()) if len(graph) else None
 
-    drawn = await asyncio.to_thread(draw)
+    drawn = await service.slowly(draw)
     if drawn is None:
         raise Refused(404, f"the documents of {shelved.name} name nothing yet; add some", code="no_graph")
     return drawn

@@ -114,6 +114,8 @@ async def find_passages(name: Named, body: FindRequest, service: Served) -> Hits
         return Hits(query=body.query, book=seen, hits=hit_dicts(hits))
 
     try:
+        if body.by in ("graph", "pagerank"):
+            return await service.slowly(search)
         return await asyncio.to_thread(search)
     except BookFault as error:
         raise Refused(400, str(error)) from error

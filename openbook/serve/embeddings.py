@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import Annotated, Literal
 
@@ -81,7 +80,7 @@ async def embeddings(body: EmbeddingsRequest, service: Served) -> Embeddings:
         encoder = service.shelf.named(named).encoder
     if body.dimensions not in (None, encoder.width):
         raise Refused(400, f"{encoder.name} has {encoder.width} dimensions, no others", param="dimensions")
-    return await asyncio.to_thread(_embedded, encoder, body)
+    return await service.slowly(lambda: _embedded(encoder, body))
 
 
 def _embedded(encoder: Embedder, body: EmbeddingsRequest) -> Embeddings:

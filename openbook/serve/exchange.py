@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -10,6 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from openbook.serve.errors import TOO_LARGE, Refused, refusal
+
+LEAST_RATE = 4096
+"""Bytes a second of a body, after the first moments: one that drips is given up as one that stops."""
 
 
 class Exchange:
@@ -22,17 +26,20 @@ class Exchange:
         self.status = 0
         self._scope, self._receive, self._send, self._headers, self._idle = scope, receive, send, headers, idle
         self._read = self._late = self._replaced = self._ended = False
+        self._began, self._bytes = time.monotonic(), 0
 
     async def receive(self) -> Message:
         """The next part of the request's body; `TimeoutError` where none comes."""
         if self._read:
             return await self._receive()
+        spare = self._began + self._idle + self._bytes / LEAST_RATE - time.monotonic()
         try:
-            message = await asyncio.wait_for(self._receive(), self._idle)
+            message = await asyncio.wait_for(self._receive(), min(self._idle, spare))
         except TimeoutError:
             self._late = True
             raise
         self._read = not message.get("more_body")
+        self._bytes += len(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:

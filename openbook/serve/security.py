@@ -100,6 +100,9 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Two lengths of one body: whoever stands before us may have read another request in it (RFC 9112, 6.1).
+            raise Refused(400, "a request has one length", headers={"Connection": "close"})
         host = self._host(headers)
         path, method = scope["path"], scope["method"]
         inside = path.startswith(("/v1/", "/mcp")) or path == "/metrics"

@@ -53,6 +53,7 @@ class Service:
     history: bool = True
     counts: Counts = field(default_factory=Counts)
     drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     jobs: set[asyncio.Task[None]] = field(default_factory=set)
     began: int = field(default_factory=lambda: int(time.time()))
 
@@ -80,6 +81,11 @@ class Service:
         run = self.engine.start(steps, rows=rows)
         [made] = await answers(request, [run], self.limits.seconds)
         return cast("T", made)
+
+    async def slowly(self, work: Callable[[], T]) -> T:
+        """What may take long, on a thread: few at once, as all who wait for a thread share a handful of them."""
+        async with self.slow:
+            return await asyncio.to_thread(work)
 
     def keep_at(self, job: Coroutine[Any, Any, None]) -> None:
         """Do this to its end, whoever waits for it."""

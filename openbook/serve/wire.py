@@ -1,0 +1,48 @@
+"""A connection that sends no whole request for a while is closed; uvicorn waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 30.0
+"""From a connection's beginning, or a request's first byte, to the end of the request's head."""
+
+
+class Prompt(H11Protocol):
+    """uvicorn's protocol with a bound on the time that a request's head may take."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Wait for a head that has not come; not while a request is answered."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._end)
+
+    def _forget(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _end(self) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()
