@@ -106,7 +106,7 @@ def test_versions_are_named_gone_back_to_and_asked(opened) -> None:
 
     page.get_by_role("link", name="Ask").click()
     page.get_by_role("button", name="change").click()
-    before = page.get_by_label("Version").locator("option").nth(2).get_attribute("value")
+    before = page.get_by_label("Version").locator("option").nth(2).evaluate("option => option.value")
     page.get_by_label("Version").select_option(before)
     ask(page, "What does a ticket for the shuttle cost?")
     expect(page.locator(".facts")).to_contain_text(f"version {before}")

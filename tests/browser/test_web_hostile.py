@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_hostile_documents_of_a_real_book_are_text(opened) -> None:
     expect(page.locator(".source", has_text="<img src=x onerror=")).not_to_have_count(0)
     for row in page.locator(".source button.row").all():
         row.click()
-        expect(page.locator(".reader .words")).to_contain_text("Velmora")
+        expect(page.locator(".reader .words")).to_contain_text(re.compile("quince|</script>", re.IGNORECASE))
     assert "\u202e" not in page.locator("body").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     picture(page, "hostile")
@@ -78,9 +79,9 @@ def test_an_answer_of_attacks_is_shown_and_nothing_runs(opened, width: int) -> N
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_policy_forbids_what_is_inline_and_what_is_elsewhere(opened) -> None:
-    page = opened()
-    policy = page.request.get(page.url.split("#")[0]).headers["content-security-policy"]
+def test_the_policy_forbids_what_is_inline_and_what_is_elsewhere(browser, served) -> None:
+    page = browser.new_page()
+    policy = page.goto(served.url).headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
     ran = page.evaluate(
         """async () => {
@@ -91,5 +92,5 @@ def test_the_policy_forbids_what_is_inline_and_what_is_elsewhere(opened) -> None
           return [window.inline ?? null, left];
         }"""
     )
+    page.close()
     assert ran[0] is None and ran[1] != "went"
-    page.close()  # the console's words on the two refusals are what was wanted

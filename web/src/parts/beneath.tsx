@@ -4,6 +4,7 @@ import { lasting, percent, signed } from "../lib/format";
 import { isOwn, total } from "../lib/reading";
 import { call } from "../lib/client";
 import { words } from "../lib/diff";
+import { short } from "../lib/text";
 import type { Answer } from "../lib/types";
 import * as runs from "../state/runs";
 import { told } from "./settings";
@@ -14,7 +15,7 @@ export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; 
   if (run.state !== "done" || !run.answer) return null;
   const { answer } = run;
   const facts = [
-    answer.model,
+    short(answer.model, 60),
     `version ${answer.book.version}`,
     answer.timings?.first_token_ms != null && `first word after ${lasting(answer.timings.first_token_ms)}`,
     answer.timings?.tokens_per_second != null && `${Math.round(answer.timings.tokens_per_second)} tokens a second`,

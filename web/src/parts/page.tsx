@@ -48,21 +48,15 @@ function Head() {
       </nav>
       <div class="side">
         {books.books.value.length > 0 && (
-          <label class="which">
-            <span class="hidden">Book</span>
-            <select value={books.name.value} onChange={(event) => void books.choose(event.currentTarget.value)}>
+          <select class="which" aria-label="Book" value={books.name.value} onChange={(event) => void books.choose(event.currentTarget.value)}>
               {books.books.value.map((book) => <option key={book.name} value={book.name}>{book.name}</option>)}
             </select>
-          </label>
         )}
-        <label class="which">
-          <span class="hidden">Light or dark</span>
-          <select value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as typeof theme.value)}>
+        <select class="which" aria-label="Light or dark" value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as typeof theme.value)}>
             <option value="auto">auto</option>
             <option value="light">light</option>
             <option value="dark">dark</option>
           </select>
-        </label>
       </div>
     </header>
   );
