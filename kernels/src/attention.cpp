@@ -90,7 +90,8 @@ void Step::runs_of(const Layer& l, Own& own, int row, int head, bool& gaps) {
   if (part.slots && !part.slots->empty()) {
     const Slot& slot = (*part.slots)[(size_t)l.slot];
     for (const Held& held : (*part.groups)[(size_t)slot.group].rows[(size_t)w.row_of[(size_t)row]]) {
-      auto at = [&](int part, int side) { return slot.parts[part] ? slot.at(part, side, held.x, head, held.column) : nullptr; };
+      const Slot& from = held.base < 0 ? slot : (*part.bases)[(size_t)held.base][(size_t)l.slot];
+      auto at = [&](int part, int side) { return from.parts[part] ? from.at(part, side, held.x, head, held.column) : nullptr; };
       push({at(0, 0), at(0, 1), (const uint16_t*)at(1, 0), (const uint16_t*)at(1, 1), (const uint16_t*)at(2, 0),
             (const uint16_t*)at(2, 1), held.count, held.position});
     }

@@ -7,7 +7,8 @@ void hold(Group& group, const int64_t* positions, int64_t rows, int64_t columns,
   group.rows.resize((size_t)rows);
   for (int64_t r = 0; r < rows; r++) {
     std::vector<Held>& runs = group.rows[(size_t)r];
-    runs.clear();
+    if ((size_t)r < group.begun.size()) runs = group.begun[(size_t)r];
+    else runs.clear();
     bool ordered = true;
     for (int64_t j = 0; j < columns; j++) {
       int64_t position = positions[r * stride + j];
@@ -15,13 +16,13 @@ void hold(Group& group, const int64_t* positions, int64_t rows, int64_t columns,
       int64_t x = blocks ? blocks[r * per_row + j / block] : r, column = blocks ? j % block : j;
       if (!runs.empty()) {
         Held& last = runs.back();
-        if (last.x == x && last.column + last.count == column && last.position + last.count == position) {
+        if (last.base < 0 && last.x == x && last.column + last.count == column && last.position + last.count == position) {
           last.count++;
           continue;
         }
         ordered = ordered && last.position < position;
       }
-      runs.push_back({x, column, 1, (int)position});
+      runs.push_back({x, column, 1, (int)position, -1});
     }
     // A ring goes round: what was written last stands before what is older.
     if (!ordered) std::sort(runs.begin(), runs.end(), [](const Held& a, const Held& b) { return a.position < b.position; });

@@ -17,15 +17,18 @@ struct Slot {
   }
 };
 
-// Consecutive positions that lie one after the other.
+// Consecutive positions that lie one after the other: in the cache's own memory, or (`base` from 0 on) in that of a text
+// which rows of several caches begin with.
 struct Held {
   int64_t x, column;
   int count, position;
+  int base = -1;
 };
 
 // What the slots of one group hold before a forward, row by row, in the order of positions; where new tokens go.
 struct Group {
   std::vector<std::vector<Held>> rows;
+  std::vector<std::vector<Held>> begun;  // what rows begin with; or nothing
   std::vector<int64_t> x, column;  // of every token of the forward; column -1: not kept
 };
 

@@ -86,6 +86,7 @@ struct Part {
   float* tapped = nullptr;    // [rows, columns, width], what the last layer's feed-forward read; or null
   const std::vector<Slot>* slots = nullptr;    // of the cache; null: what was before is not there, and nothing is kept
   const std::vector<Group>* groups = nullptr;
+  const std::vector<std::vector<Slot>>* bases = nullptr;  // slots of the texts that rows begin with
 };
 
 class Engine {

@@ -36,24 +36,45 @@ Linear linear(const Matrix& matrix, const std::optional<Vector>& bias) {
   return made;
 }
 
+// `parts`: (address, bytes from side to side, row to row, head to head, column to column) of each.
+Slot slot(int group, int heads, int dim, const std::vector<std::vector<uintptr_t>>& parts) {
+  Slot made;
+  made.group = group, made.heads = heads, made.dim = dim;
+  if (parts.size() > 3) throw std::invalid_argument("a slot has three parts at most");
+  for (size_t i = 0; i < parts.size(); i++) {
+    if (parts[i].size() != 5) throw std::invalid_argument("a part is an address and four strides");
+    made.parts[i] = pointer<uint8_t>(parts[i][0]);
+    made.side[i] = parts[i][1], made.across[i] = parts[i][2], made.head[i] = parts[i][3], made.width[i] = parts[i][4];
+  }
+  return made;
+}
+
 // A cache as the kernels see it, and what it holds and is to hold in one forward.
 struct Keys {
   Store store = Store::f32;
   std::vector<Slot> slots;
   std::vector<Group> groups;
+  std::vector<std::vector<Slot>> bases;
 
-  // `parts`: (address, bytes from side to side, row to row, head to head, column to column) of each.
   void add_slot(int group, int heads, int dim, const std::vector<std::vector<uintptr_t>>& parts) {
-    Slot slot;
-    slot.group = group, slot.heads = heads, slot.dim = dim;
-    if (parts.size() > 3) throw std::invalid_argument("a slot has three parts at most");
-    for (size_t i = 0; i < parts.size(); i++) {
-      if (parts[i].size() != 5) throw std::invalid_argument("a part is an address and four strides");
-      slot.parts[i] = pointer<uint8_t>(parts[i][0]);
-      slot.side[i] = parts[i][1], slot.across[i] = parts[i][2], slot.head[i] = parts[i][3], slot.width[i] = parts[i][4];
-    }
-    slots.push_back(slot);
+    slots.push_back(slot(group, heads, dim, parts));
     if ((size_t)group >= groups.size()) groups.resize((size_t)group + 1);
+  }
+
+  // A text that rows begin with, slot by slot; returns its number.
+  int add_base(const std::vector<std::vector<std::vector<uintptr_t>>>& parts) {
+    if (parts.size() != slots.size()) throw std::invalid_argument("a text's keys have the slots of the cache");
+    bases.emplace_back();
+    for (size_t s = 0; s < parts.size(); s++) bases.back().push_back(slot(slots[s].group, slots[s].heads, slots[s].dim, parts[s]));
+    return (int)bases.size() - 1;
+  }
+
+  // A row begins with `count` positions from `position` on, which lie in the base from `column` on.
+  void begin(int group, int64_t row, int base, int64_t column, int count, int position) {
+    if (base < 0 || (size_t)base >= bases.size() || row < 0) throw std::invalid_argument("no such text, or row");
+    Group& g = groups.at((size_t)group);
+    if (g.begun.size() <= (size_t)row) g.begun.resize((size_t)row + 1);
+    g.begun[(size_t)row].push_back({0, column, count, position, base});
   }
 
   // Where the new tokens of a grid go: `columns` of each, or one after the other from `start` on. `block`: see `hold`.
@@ -73,7 +94,7 @@ Part part(int64_t rows, int64_t columns, uintptr_t tokens, uintptr_t positions, 
           uintptr_t hidden, uintptr_t tapped, const Keys* keys) {
   return {rows, columns, pointer<const int64_t>(tokens), pointer<const int64_t>(positions), std::move(keep),
           pointer<float>(logits), pointer<float>(hidden), pointer<float>(tapped),
-          keys ? &keys->slots : nullptr, keys ? &keys->groups : nullptr};
+          keys ? &keys->slots : nullptr, keys ? &keys->groups : nullptr, keys ? &keys->bases : nullptr};
 }
 
 // Positions of new tokens, one after the other from each row's next one where there is none yet (`next`, or from 0);
@@ -255,8 +276,10 @@ void bind_layer(nb::module_& m) {
 void bind_engine(nb::module_& m) {
   nb::class_<Team>(m, "Team").def(nb::init<int>(), "threads"_a).def_prop_ro("threads", &Team::threads);
   nb::class_<Keys>(m, "Keys")
-      .def("__init__", [](Keys* self, int store) { new (self) Keys{(Store)store, {}, {}}; }, "store"_a)
+      .def("__init__", [](Keys* self, int store) { new (self) Keys{(Store)store, {}, {}, {}}; }, "store"_a)
       .def("add_slot", &Keys::add_slot, "group"_a, "heads"_a, "dim"_a, "parts"_a)
+      .def("add_base", &Keys::add_base, "parts"_a)
+      .def("begin", &Keys::begin, "group"_a, "row"_a, "base"_a, "column"_a, "count"_a, "position"_a)
       .def("hold", [](Keys& keys, int group, uintptr_t positions, int64_t rows, int64_t columns, int64_t stride, uintptr_t next, uintptr_t blocks, int64_t per_row, int64_t block) {
         hold(keys.groups.at((size_t)group), pointer<const int64_t>(positions), rows, columns, stride, pointer<const int64_t>(next), pointer<const int64_t>(blocks), per_row, block);
       }, "group"_a, "positions"_a, "rows"_a, "columns"_a, "stride"_a, "next"_a, "blocks"_a = 0, "per_row"_a = 0, "block"_a = 0)
@@ -270,9 +293,7 @@ void bind_engine(nb::module_& m) {
       .def("read_weights", &Engine::read_weights, nb::call_guard<nb::gil_scoped_release>())
       .def("commit", [](Engine& engine, const std::vector<Part>& parts) { engine.commit(parts); }, "parts"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("commit", [](Engine& engine, const Keys& keys) {
-        Part part;
-        part.slots = &keys.slots, part.groups = &keys.groups;
-        engine.commit({part});
+        engine.commit({part(0, 0, 0, 0, {}, 0, 0, 0, &keys)});
       }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("__init__", [](Engine* self, std::shared_ptr<Model> model, std::shared_ptr<Team> team, const std::string& isa) {
         new (self) Engine(model, team, kernels_named(isa));
@@ -316,6 +337,7 @@ void bind_lists(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // threads may still hold a model when Python ends
   bind_parts(m);
   bind_layer(m);
   bind_engine(m);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -37,6 +37,11 @@ class LanguageModel:
     tokenizer: Tokenizer
     fingerprint: str
     served: str = "torch"
+    origin: LanguageModel | None = field(default=None, repr=False, compare=False)
+
+    def at(self, runner: Runner) -> LanguageModel:
+        """The same model on another runner of it, as `openbook.lm.backends.shared` gives each thread one."""
+        return replace(self, runner=runner, origin=self.origin or self)
 
     @property
     def spec(self) -> ModelSpec:
@@ -48,6 +53,8 @@ class LanguageModel:
         """The vocabulary made ready for constrained writing (`openbook.lm.decoding.constrain`)."""
         from openbook.lm.decoding.constrain import Guides
 
+        if self.origin is not None:
+            return self.origin.guides
         return Guides(self.tokenizer)
 
     @cached_property
@@ -55,6 +62,8 @@ class LanguageModel:
         """The vocabulary made ready to be read over bytes (`openbook.lm.decoding.bytewise`)."""
         from openbook.lm.decoding.spelt import Spelt
 
+        if self.origin is not None:
+            return self.origin.spelt
         return Spelt(self.tokenizer, self.spec.vocabulary)
 
 

@@ -198,7 +198,10 @@ class Reader:
             retrieved = np.append(retrieved, -np.inf)
             weights = replace(weights, log_prior_S=np.append(weights.log_prior_S, -np.inf))
         mixture = Mixture(sources, weights)
-        guesses = Speculation(source.texts, self.model.tokenizer.token_bytes) if self.speculates else None
+        runner, guesses = self.model.runner, None
+        if self.speculates:
+            spelling = self.model.tokenizer.token_bytes
+            guesses = Speculation(source.texts, spelling, beside=lambda: int(getattr(runner, "beside", 0)))
         return Reading(
             tuple(paths[i] for i in kept), retrieved, mixture, believed.lift_bits, source.tally, guesses, knn
         )

@@ -17,6 +17,7 @@ learns: `b ← b + 0.25 (hit − p)`, within ±2. After some misses nothing is g
 
 **How long.** A forward of R rows × tokens is taken to cost `1 + c R` of what reading the weights costs. Of n guessed
 tokens, n from 0 on, that n is read which gives the most tokens for the cost: `(1 + Σ_i p_1 ⋯ p_i) / (1 + c S (1 + n))`.
+Where R rows of others are read in the same forward, they bear their part of it: the weights cost S / (S + R).
 
 Shapes: S rows (branches).
 """
@@ -48,12 +49,20 @@ class Place(NamedTuple):
 
 
 class Speculation:
-    """Guesses for one answer over S rows. `texts` are the rows' tokens, `spelling` gives the bytes of a token."""
+    """Guesses for one answer over S rows. `texts` are the rows' tokens, `spelling` gives the bytes of a token.
+
+    `beside` tells how many rows of others are read in the same forwards.
+    """
 
     def __init__(
-        self, texts: Sequence[Sequence[int]], spelling: Callable[[int], bytes], *, row_cost: float = ROW_COST
+        self,
+        texts: Sequence[Sequence[int]],
+        spelling: Callable[[int], bytes],
+        *,
+        row_cost: float = ROW_COST,
+        beside: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.rows, self.row_cost = len(texts), row_cost
+        self.rows, self.row_cost, self._beside = len(texts), row_cost, beside
         self._spelling = spelling
         self._written: list[int] = []
         self._texts: list[Sequence[int]] = [*map(tuple, texts), self._written]
@@ -118,16 +127,17 @@ class Speculation:
 
     def _length(self, rates: Sequence[float]) -> int:
         """How many of the guessed tokens give the most written tokens for their cost."""
-        best, length, expected, all_right = 1 / self._cost(0), 0, 1.0, 1.0
+        weights = self.rows / (self.rows + self._beside())
+        best, length, expected, all_right = 1 / self._cost(weights, 0), 0, 1.0, 1.0
         for count, rate in enumerate(rates, 1):
             all_right *= rate
             expected += all_right
-            if expected / self._cost(count) > best:
-                best, length = expected / self._cost(count), count
+            if expected / self._cost(weights, count) > best:
+                best, length = expected / self._cost(weights, count), count
         return length
 
-    def _cost(self, ahead: int) -> float:
-        return 1 + self.row_cost * self.rows * (1 + ahead)
+    def _cost(self, weights: float, ahead: int) -> float:
+        return weights + self.row_cost * self.rows * (1 + ahead)
 
 
 def _novelty(spelled: bytes) -> float:

@@ -21,7 +21,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from typing import Any
 
 from openbook.errors import Fault
@@ -238,7 +237,7 @@ class Engine:
 
     def _serve(self, run: Run, seat: Seat) -> None:
         with serving(self._cores), seat:
-            error = run.live(replace(self.model, runner=seat))
+            error = run.live(self.model.at(seat))
         with self._lock:  # who hears that it is over finds its rows free
             self._running.discard(run)
         self._let_in()

@@ -91,7 +91,7 @@ class Shelved:
         """Within, documents are forgotten: what requests at work have of them in memory never reaches the disk again,
         and who comes later begins with an empty memory."""
         if self.kept is not None:
-            self.kept.disk = None
+            self.kept.leave_disk()
         try:
             yield
         finally:

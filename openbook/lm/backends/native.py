@@ -23,6 +23,8 @@ from openbook.lm.backends.native_tables import Tables
 from openbook.lm.backends.runner import CHUNK, Hidden, Part
 from openbook.lm.backends.threads import threads as meant_threads
 from openbook.lm.backends.threads import torch_rests
+from openbook.lm.cache.branched import branched_cache
+from openbook.lm.cache.codecs import codec_named
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import AUTO, CacheSpec, make_cache, restore_cache
 from openbook.lm.cache.plan import plan
@@ -80,6 +82,9 @@ class NativeRunner:
         return read
 
     def cache(self, prefixes: Sequence[Prefix | None], room: int) -> Cache:
+        if self.caching.layout == "auto" and any(prefix is not None for prefix in prefixes):
+            codec = codec_named(self.caching.codec)  # beginnings are read where they lie
+            return branched_cache(plan(self.spec), codec, prefixes, room, self.dtype, CPU)
         return restore_cache(self.spec, self.caching, prefixes, room, self.dtype, CPU)
 
     def forward(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from openbook.errors import Fault
 from openbook.lm.backends.native_tables import Tables
-from openbook.lm.cache.codecs import Parts
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.plan import Plan
 from openbook.native import kernels
@@ -63,7 +62,7 @@ class Forwards:
         self._engine, self._tables, self._plan = engine, tables, plan
         self._store = int(dtype is torch.bfloat16)  # of what no cache keeps
         self._turn = Lock()
-        self._seen: weakref.WeakKeyDictionary[Cache, tuple[list[Parts], int, Any]] = weakref.WeakKeyDictionary()
+        self._seen: weakref.WeakKeyDictionary[Cache, tuple[list[Any], int, Any]] = weakref.WeakKeyDictionary()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run all of them, or those that can be: what is wrong with one stands in its `error`, and leaves its cache as
@@ -121,10 +120,11 @@ class Forwards:
 
     def _before(self, cache: Cache) -> tuple[int, Any]:
         """How the cache stores, and the cache as the kernels see it, with what it holds now."""
-        groups, parts, found = cache.held(), cache.parts, self._seen.get(cache)
-        if found is None or any(map(is_not, found[0], parts)):
+        groups, found = cache.held(), self._seen.get(cache)
+        memory = [*cache.parts, *getattr(cache, "prefixes", ())]
+        if found is None or len(memory) != len(found[0]) or any(map(is_not, found[0], memory)):
             # The parts themselves are kept beside what was seen of them: an id or an address may come back.
-            found = (list(parts), *self._see(cache, groups))
+            found = (memory, *self._see(cache, groups))
             self._seen[cache] = found
         _, store, keys = found
         next_B = cache.next_positions_B.data_ptr()
@@ -143,6 +143,12 @@ class Forwards:
         group_of = {slot: index for index, held in enumerate(groups) for slot in held.slots}
         for index, (slot, parts) in enumerate(zip(cache.plan.slots, cache.parts, strict=True)):
             keys.add_slot(group_of[index], slot.kv_heads, slot.head_dim, [_strides(part) for part in parts])
+        bases: dict[int, int] = {}
+        for group, held in enumerate(groups):
+            for row, prefix, column, count, position in held.begun:
+                if id(prefix) not in bases:
+                    bases[id(prefix)] = keys.add_base([[_beginning(part) for part in parts] for parts in prefix.slots])
+                keys.begin(group, row, bases[id(prefix)], column, count, position)
         return STORES[kept_as], keys
 
     @staticmethod
@@ -161,6 +167,13 @@ def _copy(cache: Cache, group: int, copies: tuple[Tensor, Tensor]) -> None:
     for slot in cache.held()[group].slots:
         for part in cache.parts[slot]:
             part.index_copy_(1, targets, part.index_select(1, sources))  # by indices one block takes 7 ms
+
+
+def _beginning(part: Tensor) -> list[int]:
+    """As `_strides`, of a prefix's `[2, K, n, width]`."""
+    side, head, column, _ = part.stride()
+    size = part.element_size()
+    return [part.data_ptr(), side * size, 0, head * size, column * size]
 
 
 def _strides(part: Tensor) -> list[int]:

@@ -7,21 +7,38 @@ blocks a row.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from openbook.lm.cache.prefixes import Prefix
+
+
+class Begun(NamedTuple):
+    """A row's first positions where they lie in somebody else's memory: `length` of them from `position` on, from
+    `column` on in the prefix's tensors."""
+
+    row: int
+    prefix: Prefix
+    column: int
+    length: int
+    position: int
 
 
 class Held(NamedTuple):
     """What slots that hold the same positions have: `positions_BS`, −1 where there is nothing.
 
     Column s of row b lies at `[:, b, :, s]` of a part; with blocks at `[:, blocks_BJ[b, s // block], :, s % block]`.
+    What rows have in front of that is `begun`, in the order of positions.
     """
 
     slots: tuple[int, ...]
     positions_BS: Tensor
     blocks_BJ: Tensor | None = None
     block: int = 0
+    begun: Sequence[Begun] = ()
 
 
 class Places(NamedTuple):

@@ -11,10 +11,11 @@ import os
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,8 @@ class PrefixStore:
 
     What cannot be written, read or believed on disk is silently made again: a cache may be deleted at any time, and
     whoever can write a book's folder can write anything there. Nothing is kept on disk unless `make` says whose it is.
+    Threads may share it: who asks for an entry that another is making waits for that one (`made`), so a text is read
+    once and held once.
     """
 
     def __init__(self, budget: int, root: Path | None = None, disk_budget: int = 0, make: Make | None = None) -> None:
@@ -101,6 +104,9 @@ class PrefixStore:
         self._held: OrderedDict[str, Prefix] = OrderedDict()
         self._unwritten: dict[str, tuple[bytes, Prefix]] = {}
         self._bytes = self._unwritten_bytes = 0
+        self._lock = RLock()  # of what is in memory
+        self._writing = RLock()  # one thread at a time writes to disk
+        self._making: dict[str, tuple[RLock, int]] = {}  # by key: who makes it holds the lock; how many want it
 
     def get(self, name: str, tokens: Sequence[int]) -> Prefix | None:
         """The entry made from these tokens under this name, or None."""
@@ -110,7 +116,8 @@ class PrefixStore:
         """`get` of each; what is not in memory is read from disk side by side."""
         identities = [self._identity(tokens) for tokens in texts]
         keys = [_key(name, identity) for name, identity in zip(names, identities, strict=True)]
-        found = [self._in_memory(key) for key in keys]
+        with self._lock:
+            found = [self._in_memory(key) for key in keys]
         absent = [i for i, prefix in enumerate(found) if prefix is None]
         if self.disk is not None and absent:
 
@@ -120,10 +127,27 @@ class PrefixStore:
             # Reading, the checksum and the look at the numbers all let go of Python's lock.
             with ThreadPoolExecutor(min(len(absent), READERS)) as pool:
                 for i, prefix in zip(absent, pool.map(read, absent), strict=True):
-                    found[i] = prefix
-                    if prefix is not None:
-                        self._hold(keys[i], prefix)
+                    found[i] = prefix if prefix is None else self._hold(keys[i], prefix)
         return found
+
+    def made(self, name: str, tokens: Sequence[int], make: Callable[[], Prefix]) -> Prefix:
+        """The entry, or what `make` makes and is then kept: by one thread, for all that ask for it meanwhile.
+
+        Where `make` raises, the next who waits makes it."""
+        key = _key(name, self._identity(tokens))
+        with self._lock:
+            lock, count = self._making.get(key, (RLock(), 0))
+            self._making[key] = lock, count + 1
+        try:
+            with lock:
+                with self._lock:
+                    found = self._in_memory(key)
+                return self.put(name, tokens, make()) if found is None else found
+        finally:
+            with self._lock:
+                lock, count = self._making.pop(key)
+                if count > 1:
+                    self._making[key] = lock, count - 1
 
     def _in_memory(self, key: str) -> Prefix | None:
         if key in self._held:
@@ -131,25 +155,37 @@ class PrefixStore:
             return self._held[key]
         return self._unwritten[key][1] if key in self._unwritten else None
 
-    def put(self, name: str, tokens: Sequence[int], prefix: Prefix) -> None:
-        """Keep the keys and values of these tokens. `name` says whose text it is, so that it can be forgotten."""
+    def put(self, name: str, tokens: Sequence[int], prefix: Prefix) -> Prefix:
+        """Keep the keys and values of these tokens. `name` says whose text it is, so that it can be forgotten.
+
+        Returns what is kept: what another put there before, if one did."""
         identity = self._identity(tokens)
         key = _key(name, identity)
-        self._hold(key, prefix)
-        if self.disk is not None and self.disk.usable:
-            self._unwritten[key] = identity, prefix
-            self._unwritten_bytes += prefix.nbytes
-            if self._unwritten_bytes > min(self.budget, UNWRITTEN_BYTES):
-                self.flush()
+        with self._lock:
+            prefix = self._hold(key, prefix)
+            if self.disk is not None and self.disk.usable and key not in self._unwritten:
+                self._unwritten[key] = identity, prefix
+                self._unwritten_bytes += prefix.nbytes
+            full = self._unwritten_bytes > min(self.budget, UNWRITTEN_BYTES)
+        if full:
+            self.flush()
+        return prefix
 
     def flush(self) -> None:
         """Write what is not on disk yet; apart from `put`, so that nobody waits for the disk before an answer."""
-        if self.disk is not None and self._unwritten:
-            for key, (identity, prefix) in self._unwritten.items():
-                self.disk.write(key, identity, [part for parts in prefix.slots for part in parts])
-            self.disk.trim()
-        self._unwritten.clear()
-        self._unwritten_bytes = 0
+        with self._writing:
+            with self._lock:
+                taken, self._unwritten, self._unwritten_bytes = self._unwritten, {}, 0
+            if self.disk is not None and taken:
+                for key, (identity, prefix) in taken.items():
+                    self.disk.write(key, identity, [part for parts in prefix.slots for part in parts])
+                self.disk.trim()
+
+    def leave_disk(self) -> None:
+        """Nothing of what is held reaches the disk after this, not even what another thread is about to write."""
+        with self._writing, self._lock:
+            self.disk = None
+            self._unwritten, self._unwritten_bytes = {}, 0
 
     def on_disk(self, name: str, tokens: Sequence[int]) -> bool:
         """Whether the entry is on disk, as far as its size and header say."""
@@ -168,14 +204,18 @@ class PrefixStore:
     def _identity(self, tokens: Sequence[int]) -> bytes:
         return hashlib.sha256(array("q", tokens)).digest() if self.make is None else self.make.identity(tokens)
 
-    def _hold(self, key: str, prefix: Prefix) -> None:
-        if prefix.nbytes > self.budget or key in self._held:
-            return
-        self._held[key] = prefix
-        self._bytes += prefix.nbytes
-        while self._bytes > self.budget:
-            _, oldest = self._held.popitem(last=False)
-            self._bytes -= oldest.nbytes
+    def _hold(self, key: str, prefix: Prefix) -> Prefix:
+        """Keep it in memory, where it fits; returns what is there, this one or another's."""
+        with self._lock:
+            if key in self._held:
+                return self._held[key]
+            if prefix.nbytes <= self.budget:
+                self._held[key] = prefix
+                self._bytes += prefix.nbytes
+                while self._bytes > self.budget:
+                    _, oldest = self._held.popitem(last=False)
+                    self._bytes -= oldest.nbytes
+        return prefix
 
     def _read(self, key: str, identity: bytes, length: int) -> Prefix | None:
         if self.disk is None or self.make is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from openbook.errors import Fault
+from openbook.lm.backends.runner import Runner
 from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.mixing import normalisers
@@ -53,6 +54,13 @@ class Tally:
 
 
 CLOSED_BOOK = Branch(Label("closed", "closed_book"), "closed")
+
+
+def read_before(runner: Runner, name: str, text: Sequence[int], store: PrefixStore | None) -> Prefix:
+    """A text's keys and values, computed and kept under its name, if it has one; by one thread for all that want it."""
+    if store is None or not name:
+        return runner.prefill(text)
+    return store.made(name, text, lambda: runner.prefill(text))
 
 
 class Branches:
@@ -155,9 +163,7 @@ class Branches:
         for done, i in enumerate(missing):
             if progress is not None:
                 progress(done, len(missing), "passages read")
-            found[i] = made = self._runner.prefill(texts[i])
-            if store and names[i]:
-                store.put(names[i], texts[i], made)
+            found[i] = read_before(self._runner, names[i], texts[i], store)
         if missing and progress is not None:
             progress(len(missing), len(missing), "passages read")
         return found

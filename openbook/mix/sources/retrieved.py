@@ -35,7 +35,7 @@ from openbook.lm.tokenizer import Tokenizer
 from openbook.mix.mixing import normalisers
 from openbook.mix.prompt import Framing
 from openbook.mix.source import Label
-from openbook.mix.sources.branches import CLOSED_BOOK
+from openbook.mix.sources.branches import CLOSED_BOOK, read_before
 from openbook.mix.weights import Array
 
 LABEL = Label("retrieved", "passage")
@@ -179,9 +179,7 @@ class Lookup:
         found: list[Prefix | None] = self.store.get_all(names, texts) if self.store else [None for _ in hits]
         for i, text in enumerate(texts):
             if found[i] is None:
-                found[i] = made = self.model.runner.prefill(text)
-                if self.store:
-                    self.store.put(names[i], text, made)
+                found[i] = read_before(self.model.runner, names[i], text, self.store)
         return [prefix for prefix in found if prefix is not None]
 
 

@@ -1,0 +1,129 @@
+"""Rows that begin with texts kept elsewhere: those are read where they lie, and only what follows is a row's own.
+
+Many branches of many requests stand after the same passages. Each passage's keys and values are there once, in the
+`Prefix` that the passage cache holds, however many rows begin with it; a row's own memory begins after it. So a request
+that comes copies nothing, and one that goes frees only what it has read itself.
+
+Shapes: B rows, T new tokens, C columns of what rows have of their own, P positions of a beginning, S = P + C keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from openbook.errors import Fault
+from openbook.lm.cache.codecs import Codec, Parts
+from openbook.lm.cache.dense import DenseCache
+from openbook.lm.cache.places import Begun, Held, Places
+from openbook.lm.cache.plan import Plan
+from openbook.lm.cache.prefixes import Prefix
+
+
+class BranchedCache(DenseCache):
+    """A rectangle of `capacity` columns for what follows, and in front of it each row's prefix, or nothing."""
+
+    def __init__(
+        self, plan: Plan, codec: Codec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(plan, codec, batch, capacity, dtype, device)
+        self.prefixes: list[Prefix | None] = [None] * batch
+
+    def restore(self, row: int, prefix: Prefix) -> None:
+        """Begin an empty row with a prefix, which is kept as it is: nothing is copied, unless its codec is another."""
+        if int(self.next_positions_B[row]):
+            raise RuntimeError(f"row {row} holds a text; only an empty row can begin with a prefix")
+        slots = tuple(self._recoded(parts, prefix.codec) for parts in prefix.slots)
+        same = all(
+            a is b for mine, its in zip(slots, prefix.slots, strict=True) for a, b in zip(mine, its, strict=True)
+        )
+        self.prefixes[row] = prefix if same else Prefix(prefix.length, self.codec.name, slots)
+        self.next_positions_B[row] = prefix.length
+
+    def _begins(self, slot: int, row: int) -> list[int]:
+        """The positions that a slot has of what a row begins with."""
+        prefix = self.prefixes[row]
+        return [] if prefix is None else self.plan.slots[slot].kept(prefix.length)
+
+    def positions(self, slot: int) -> Tensor:
+        rows = [self._begins(slot, row) for row in range(self.batch)]
+        widest = max(map(len, rows), default=0)
+        begun_BP = torch.tensor([row + [-1] * (widest - len(row)) for row in rows], dtype=torch.long)
+        return torch.cat((begun_BP.reshape(self.batch, widest).to(self.device), super().positions(slot)), dim=1)
+
+    def read(self, slot: int) -> tuple[Tensor, Tensor]:
+        widest = max((len(self._begins(slot, row)) for row in range(self.batch)), default=0)
+        whole = []
+        for index, held in enumerate(self._slots[slot]):
+            begun = held.new_zeros(*held.shape[:3], widest, held.shape[-1])
+            for row, prefix in enumerate(self.prefixes):
+                if prefix is not None:
+                    part = prefix.slots[slot][index]
+                    begun[:, row, :, : part.shape[2]] = part
+            whole.append(torch.cat((begun, held[:, :, :, : self.length]), dim=3))
+        return self._decoded(tuple(whole))
+
+    def held(self) -> list[Held]:
+        groups = dict.fromkeys(slot.retention for slot in self.plan.slots)
+        own_BC = self._positions_BC[:, : self.length]
+        return [Held(self._slots_of(retention), own_BC, begun=self._begun(retention)) for retention in groups]
+
+    def _slots_of(self, retention: tuple[int | None, int]) -> tuple[int, ...]:
+        return tuple(i for i, slot in enumerate(self.plan.slots) if slot.retention == retention)
+
+    def _begun(self, retention: tuple[int | None, int]) -> list[Begun]:
+        """Of every row that begins with something, the stretches that slots of this retention have of it."""
+        made = []
+        slot = self._slots_of(retention)[0]
+        for row, prefix in enumerate(self.prefixes):
+            kept = self._begins(slot, row)
+            if prefix is None or not kept:
+                continue
+            first = kept[-1] + 1 - len(kept)  # of the last stretch, were there no other
+            pinned = sum(p < first for p in kept) if kept[0] != first else 0
+            stretches = [(0, pinned, 0), (pinned, len(kept) - pinned, kept[pinned])]
+            made += [Begun(row, prefix, column, count, position) for column, count, position in stretches if count]
+        return made
+
+    def places(self, columns: int) -> list[Places]:
+        return [Places(self._start) for _ in dict.fromkeys(slot.retention for slot in self.plan.slots)]
+
+    def select(self, rows: Sequence[int]) -> None:
+        super().select(rows)
+        self.prefixes = [self.prefixes[row] for row in rows]
+
+    def _cut(self, lengths_B: Tensor) -> None:
+        begun = [0 if prefix is None else prefix.length for prefix in self.prefixes]
+        if any(length < least for length, least in zip(lengths_B.tolist(), begun, strict=True)):
+            raise ValueError("a row cannot go back into the text that it began with")
+        super()._cut(lengths_B)
+
+    def _take(self, slot: int, row: int, positions: Sequence[int]) -> Parts | None:
+        own_C = self._positions_BC[row, : self.length]
+        columns = torch.nonzero(own_C >= 0)[:, 0]
+        there = [*self._begins(slot, row), *own_C[columns].tolist()]
+        at = {position: index for index, position in enumerate(there)}
+        if any(position not in at for position in positions):
+            return None
+        index = torch.tensor([at[position] for position in positions], dtype=torch.long, device=self.device)
+        own = tuple(part[:, row].index_select(2, columns) for part in self._slots[slot])
+        prefix = self.prefixes[row]
+        if prefix is not None:
+            own = tuple(torch.cat((begun, part), dim=2) for begun, part in zip(prefix.slots[slot], own, strict=True))
+        return tuple(part.index_select(2, index) for part in own)
+
+    def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:
+        raise Fault("a branched cache keeps prefixes as they are")
+
+
+def branched_cache(
+    plan: Plan, codec: Codec, prefixes: Sequence[Prefix | None], room: int, dtype: torch.dtype, device: torch.device
+) -> BranchedCache:
+    """A cache whose row b begins with `prefixes[b]` (None: with nothing), with room for that many tokens more."""
+    cache = BranchedCache(plan, codec, len(prefixes), room, dtype, device)
+    for row, prefix in enumerate(prefixes):
+        if prefix is not None:
+            cache.restore(row, prefix)
+    return cache
