@@ -113,6 +113,13 @@ WEIGHTS: dict[str, tuple[float, float]] = {
 """Of each clue what it says for graph and for global, in nats against passages."""
 
 
+_WHY = {
+    "passages": "it asks for one thing",
+    "graph": "it hangs one fact on another",
+    "global": "it asks about all of it",
+}
+
+
 @dataclass(frozen=True)
 class Route:
     """The way a question is to go, how sure that is (among the ways that were weighed), and why."""
@@ -147,22 +154,58 @@ def by_form(question: str) -> Route:
     way = max(shares, key=lambda name: shares[name])
     spoke = sorted(((WEIGHTS.get(n, (0, 0))[way == "global"] * v, n) for n, v in seen.items() if v), reverse=True)
     for_it = [name for gain, name in spoke if gain > 0 and name not in ("every question", "length")][:2]
-    why = {
-        "passages": "it asks for one thing",
-        "graph": "it hangs one fact on another",
-        "global": "it asks about all of it",
-    }
-    told = why[way] + (f" ({', '.join(for_it)})" if for_it and way != "passages" else "")
+    told = _WHY[way] + (f" ({', '.join(for_it)})" if for_it and way != "passages" else "")
     return Route(way, shares[way], told, shares, seen)  # type: ignore[arg-type]
 
 
+READ: dict[str, tuple[float, float, float]] = {
+    "every question": (0.0, 0.0, 0.0),
+    "lift": (0.0, 0.0, 0.0),
+    "documents": (0.0, 0.0, 0.0),
+    "said in one": (0.0, 0.0, 0.0),
+}
+"""Of each of `measures` what it says for graph, global and closed, in nats against passages, beside the form."""
+LIKELY = ("passages", "graph", "global", "closed")
+
+
+def measures(lift_bits: float, spread: float, said: float) -> dict[str, float]:
+    """What a look into the book measured (`openbook.answer.looked`), as it is weighed: the lift in tens of bits, the
+    logarithm of the documents that count, the share of the question's words in one passage."""
+    return {
+        "lift": max(-1.0, min(3.0, lift_bits / 10)),
+        "documents": math.log(max(1.0, spread)),
+        "said in one": max(0.0, min(1.0, said)),
+    }
+
+
+def _read(formed: Route, seen: Mapping[str, float]) -> Route:
+    """A form's shares after a look into the book: the closed book begins with as much as the likelier of its rivals."""
+    score = {way: math.log(max(formed.shares[way], 1e-12)) for way in LIKELY[:3]}
+    score["closed"] = max(score["passages"], score["graph"])
+    for name, value in {"every question": 1.0, **seen}.items():
+        for way, weight in zip(LIKELY[1:], READ.get(name, (0.0, 0.0, 0.0)), strict=True):
+            score[way] += weight * value
+    top = max(score.values())
+    total = sum(math.exp(each - top) for each in score.values())
+    shares = {way: math.exp(each - top) / total for way, each in score.items()}
+    way = max(shares, key=lambda name: shares[name])
+    found = (
+        f"the best passage makes it {10 * seen['lift']:.1f} bits likelier and has {seen['said in one']:.0%} of its "
+        f"words, {math.exp(seen['documents']):.1f} documents count"
+    )
+    told = {"closed": "the book hardly has it"}.get(way, formed.why if way == formed.way else _WHY[way])
+    return Route(way, shares[way], f"{told}; {found}", shares, {**formed.seen, **seen})  # type: ignore[arg-type]
+
+
 def route(question: str, *, faq: tuple[float, float] | None = None, lift_bits: float | None = None,
-          margin: float | None = None, clear: float = CLEAR) -> Route:  # fmt: skip
+          margin: float | None = None, spread: float | None = None, said: float | None = None,
+          clear: float = CLEAR) -> Route:  # fmt: skip
     """The way to answer a question.
 
     `faq`: confidence of the best stored answer and the threshold calibrated for it; `lift_bits`: by how much the best
-    passage makes the question likelier, and the `margin` that is asked of it. What is not known is not looked at.
-    Passages unless something else is clear.
+    passage makes the question likelier, and the `margin` that is asked of it; `spread`: how many documents count among
+    the passages found; `said`: the share of the question's words that the best of them has (`looked.look` measures all
+    of these). What is not known is not looked at. Passages unless something else is clear.
     """
     question = question[:LONGEST]
     if faq is not None and faq[0] >= faq[1]:
@@ -170,7 +213,9 @@ def route(question: str, *, faq: tuple[float, float] | None = None, lift_bits: f
             "faq", faq[0], f"a stored answer fits with a confidence of {faq[0]:.2f}, {faq[1]:.2f} is asked for"
         )
     formed = by_form(question)
-    if formed.way != "global" and lift_bits is not None and margin is not None and lift_bits < margin:
+    if lift_bits is not None and spread is not None and said is not None:
+        formed = _read(formed, measures(lift_bits, spread, said))
+    elif formed.way != "global" and lift_bits is not None and margin is not None and lift_bits < margin:
         why = f"no passage makes it {margin:.1f} bits likelier; the best does {lift_bits:.1f}"
         return Route("closed", 1.0, why, formed.shares, formed.seen)
     if formed.way != "passages" and formed.confidence < clear:

@@ -116,9 +116,11 @@ def show(summary: Summary) -> None:
         for held in point.evidence[:SHOWN]:
             p = held.passage
             place = f"page {p.page}" if p.page is not None else f"line {held.line}"
+            who = f"{one_line(held.speaker)}  " if held.speaker else ""
             share = f"  {held.responsibility:.0%}" if len(point.evidence) > 1 else ""
             console.print(
-                Text.assemble("    ", (one_line(p.document), "cyan"), (f"  {place}{share}", "dim")), soft_wrap=True
+                Text.assemble("    ", (who, "dim"), (one_line(p.document), "cyan"), (f"  {place}{share}", "dim")),
+                soft_wrap=True,
             )
         if len(point.evidence) > SHOWN:
             console.print(Text(f"    and {plural(len(point.evidence) - SHOWN, 'place')} more", "dim"), soft_wrap=True)

@@ -56,6 +56,14 @@ class Habits:
             return found[1].strip().rstrip(":："), found.end()
         return "", at
 
+    def speaker(self, text: str) -> str:
+        """The last label that begins a line of a text: who speaks where it ends; "" without."""
+        found = ""
+        for line in _HEAD.finditer(text):
+            if line[1] and _plain(line[1]) in self.labels:
+                found = line[1].strip().rstrip(":：")
+        return found
+
     @cached_property
     def _inside(self) -> re.Pattern[str] | None:
         named = sorted((label for label in self.labels if label[-1:] in ":：" and "0" not in label), key=len)[-LABELS:]

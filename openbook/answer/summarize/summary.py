@@ -29,6 +29,8 @@ from openbook.mix.reading import Reader
 
 Span = tuple[int, int]
 MOST_POINTS, MOST_TOKENS = 64, 1 << 20
+TURN = 20_000
+"""Characters before a sentence in which its speaker is looked for."""
 WEIGHED = 64
 """Sentences that the model reads the question under: those nearest to it; at least four for each point."""
 
@@ -56,7 +58,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Holding:
-    """A place that holds a point. `bits`: what it adds to the question; `responsibility`: its share of the point.
+    """A place that holds a point. `bits`: what it adds to the question; `responsibility`: its share of the point;
+    `speaker`: the label of the turn that it is of, in documents that have such ("" in others).
 
     Of an extractive point r ∝ p(question | sentence) over its sentences; of a written one, the mixture's.
     """
@@ -68,6 +71,7 @@ class Holding:
     cited_text: str
     bits: float | None
     responsibility: float
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _point(point: Point) -> dict[str, Any]:
         {
             "source": h.source, "document": h.passage.document, "title": h.passage.title, "page": h.passage.page,
             "line": h.line, "span": h.span, "cited_text": h.cited_text, "bits": h.bits,
-            "responsibility": h.responsibility,
+            "responsibility": h.responsibility, "speaker": h.speaker,
         }
         for h in point.evidence
     ]  # fmt: skip
@@ -287,9 +291,25 @@ class _Making:
         share_F = np.exp2(bits_F - bits_F.max())
         share_F /= share_F.sum()
         return tuple(
-            Holding(self._name(c.passage), c.passage, (c.start, c.end), c.line, c.text, float(bits), float(share))
+            Holding(
+                self._name(c.passage),
+                c.passage,
+                (c.start, c.end),
+                c.line,
+                c.text,
+                float(bits),
+                float(share),
+                self._speaker(c),
+            )
             for c, bits, share in zip((said[i] for i in folded.members), bits_F, share_F, strict=True)
         )
+
+    def _speaker(self, said: Candidate) -> str:
+        known = self.asked.habits
+        if said.label or not known.labels:
+            return said.label
+        before = self.reader.book.text(said.passage.document)[max(0, said.start - TURN) : said.start]
+        return known.speaker(before)
 
     def _written(self, groups: Sequence[Group]) -> list[Point]:
         groups = [group for group in groups if group.passages]
