@@ -118,7 +118,7 @@ def graph(
     console = out()
     console.print(
         f"{plural(len(found), 'name')}, {plural(found.weights_EE.nnz // 2, 'relation')}, "
-        f"{len(divided):,} communities on {plural(divided.levels, 'level')}",
+        f"{len(divided):,} communit{'y' if len(divided) == 1 else 'ies'} on {plural(divided.levels, 'level')}",
         style="dim",
     )
     for report in reports:
