@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -32,6 +33,16 @@ STATUSES = {
     429: "The queue is full; Retry-After says when to try again",
     503: "The server is closing",
 }
+
+
+def _errors_are_json(schema: dict[str, Any]) -> None:
+    """Say so in the API's description also where what is answered else is a picture or text."""
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status.startswith(("4", "5")):
+                    response["content"] = body
 
 
 def create_app(
@@ -66,4 +77,5 @@ def create_app(
         app.include_router(group.router)
     app.include_router(documents.router, max_body_size=service.limits.upload_bytes)
     app.include_router(page.router(page.read_all()))
+    _errors_are_json(app.openapi())
     return Guard(app, counts=service.counts, key=key, names=names, idle=idle)

@@ -69,7 +69,7 @@ class ResponsesRequest(Request):
     """POST /v1/responses."""
 
     model: Name
-    input: Said | Annotated[list[Turn], Field(min_length=1, max_length=MOST_MESSAGES)]
+    input: Said | Annotated[list[Turn], Field(min_length=1, max_length=MOST_MESSAGES - 1)]  # and the instructions
     instructions: Said | None = None
     stream: bool = False
     temperature: Temperature | None = None
