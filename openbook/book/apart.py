@@ -1,9 +1,10 @@
 """Documents of strangers, read in a process apart: bounded in memory, time and output, and killed whole.
 
-Parsers of PDF and zip are large and written in C; a file can make one use all memory, run for ever or crash. So the
-bytes go to a fresh Python (`openbook.book.child`) that can do little: so much address space, so many seconds, few open
-files, no environment of ours. It imports neither torch nor numpy. What it hands back is checked here like any other
-stranger's file.
+Parsers of PDF and zip are large and written in C; a file can make one use all memory, run for ever, crash, or do what
+the file says. So the bytes go to a fresh Python (`openbook.book.child`) that can do little: so much address space, so
+many seconds, few open files, no environment of ours; on Linux it may read Python's own files alone, write none and
+connect to nobody (`openbook.book.fence`). It imports neither torch nor numpy. What it hands back is checked here like
+any other stranger's file.
 
 The bytes are the child's standard input and what it found is its standard output, both files without a name: nothing
 can wait for the other, and the system holds the output to its size.
@@ -44,8 +45,8 @@ class Limits:
     """What a child may use: bytes of address space, seconds of processor and of clock, bytes handed back."""
 
     memory: int = 2**30
-    cpu: int = 60
-    seconds: int = 120
+    cpu: int = 120
+    seconds: int = 180
     output: int = 4 * MAX_TEXT_CHARS + 16 * 2**20
 
 
@@ -112,6 +113,9 @@ def _nameless() -> IO[bytes]:
 def _ended(job: Mapping[str, Any], given: IO[bytes], told: IO[bytes], limits: Limits) -> int:
     """Run the child to its end; its exit status, negative for the signal that ended it."""
     seen = [str(Path(entry).absolute()) for entry in sys.path if entry]
+    if job.get("module", "openbook.").startswith("openbook."):
+        # Where somebody happens to stand is no place of ours: the child could read all of it.
+        seen = [entry for entry in seen if Path(entry) != Path.cwd()]
     arguments = [json.dumps([*seen, str(ROOT)]), json.dumps(asdict(limits)), json.dumps(job)]
     child = subprocess.Popen(  # noqa: S603  (our own Python, our own module; no shell)
         [sys.executable, "-I", "-S", "-B", "-c", _BOOT, *arguments],

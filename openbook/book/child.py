@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.book.documents import MAX_NAME, Document, Unreadable, parse, size, tidy
+from openbook.book.fence import fence
 
 MOST_HEADINGS = 200_000
 
@@ -26,6 +27,8 @@ def main() -> None:
     told = os.dup(1)
     # What a library prints must not be taken for an answer.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    *others, root = sys.path
+    fence([*others, str(Path(root, "openbook")), sys.base_prefix])
     try:
         answer = b"+" + _DO[job["do"]](sys.stdin.buffer.read(), job)
     except Unreadable as error:

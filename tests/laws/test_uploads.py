@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 import time
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openbook.book import BookFault, Unreadable, open_book
+from openbook.book import BookFault, Unreadable, fence, open_book
 from openbook.book.apart import Limits, page_png, parse_apart
 from openbook.book.documents import parse
 from openbook.book.embedder import HashedWords
@@ -293,6 +294,34 @@ def test_a_reader_that_hangs_prints_or_forks_is_ended(tmp_path: Path, monkeypatc
     assert "SIGSEGV" in refused("a.dies", b"x", Limits())
     assert parse_apart(b"x", Path("a.torch")).text == "light"
     del sys.modules["strange_readers"]
+
+
+@pytest.mark.skipif(not fence.version(), reason="this system has no Landlock")
+def test_a_reader_that_does_what_a_file_says_can_do_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "secret").write_text("secret words")
+    (tmp_path / "modules" / "obedient_readers.py").write_text(
+        "import socket, subprocess\nfrom openbook.book.documents import Extracted, reader\n"
+        "@reader('.obeys')\ndef obeys(data):\n    said = []\n    for line in data.decode().splitlines():\n"
+        "        try:\n            said.append(f'{line}: {eval(line)!r}')\n"
+        "        except Exception as error:\n            said.append(f'{line}: {type(error).__name__}')\n"
+        "    return Extracted('\\n'.join(said))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    __import__("obedient_readers")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        orders = [
+            f"open({str(tmp_path / 'secret')!r}).read()", "open('/etc/passwd').read()", "__import__('os').listdir('/')",
+            f"open({str(tmp_path / 'mine')!r}, 'w')", f"__import__('os').remove({str(tmp_path / 'secret')!r})",
+            f"socket.create_connection({address!r})", "open('/proc/1/environ').read()",
+            f"subprocess.run(['cat', {str(tmp_path / 'secret')!r}], check=True)",
+        ]  # fmt: skip
+        told = parse_apart("\n".join(orders).encode(), Path("a.obeys")).text.splitlines()
+    assert [line.rpartition(": ")[2] for line in told[:-1]] == ["PermissionError"] * 7
+    assert told[-1].endswith(("PermissionError", "CalledProcessError"))
+    assert (tmp_path / "secret").exists() and not (tmp_path / "mine").exists()
+    del sys.modules["obedient_readers"]
 
 
 def test_a_page_is_drawn_with_its_place_marked() -> None:
