@@ -95,7 +95,7 @@ class Asked:
     @cached_property
     def subject(self) -> str:
         """What the question is about, less how it asks (`subject`)."""
-        return subject(self.question, self.habits.everywhere)
+        return subject(self.question, self.habits.words)
 
     @cached_property
     def question_M(self) -> Vectors:
@@ -128,8 +128,9 @@ class Asked:
         return middle(self.vectors_PM)
 
     def near(self, vectors_NM: Vectors) -> Array:
-        """The cosine of texts with the question's subject, both less what all passages have in common."""
-        asked_M = apart(self.embed([self.subject]), self.middle_M)[0]
+        """The cosine of texts with the question and its subject together, less what all passages have in common."""
+        asked_M = apart(self.embed([self.subject, self.question]), self.middle_M).sum(axis=0)
+        asked_M /= max(float(np.linalg.norm(asked_M)), 1e-9)
         near_N: Array = (apart(vectors_NM, self.middle_M) @ asked_M).astype(float)
         return near_N
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +24,8 @@ RUN = 4
 """Words that stand together."""
 OFTEN, AT_LEAST, SHARE = 3, 4, 0.05
 """Lines of a document that have a label; documents, and share of all of them, that have a common run."""
-EVERYWHERE = 0.9
-"""Share of the documents that have a word which tells none from another."""
+HABITUAL = 0.2
+"""Share of the places of a word that are in common runs, from which on it is said out of habit."""
 LONGEST_LABEL = 40
 LABELS = 500
 """Labels that are looked for in the middle of a sentence."""
@@ -42,12 +42,12 @@ Hashes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Habits:
-    """The labels of a book's documents, the runs of words that many of them have, the words (stems) that nearly all
-    have."""
+    """The labels of a book's documents, the runs of words that many of them have, and the words (stems) that stand in
+    such runs often: of interviews "guest", of podcasts "episode"."""
 
     labels: frozenset[str] = frozenset()
     runs: frozenset[int] = frozenset()
-    everywhere: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
 
     def head(self, text: str, at: int = 0) -> tuple[str, int]:
         """The label that begins a line at `at`, and where it ends with what is white behind it; ("", at) without."""
@@ -75,40 +75,65 @@ class Habits:
 
     def common(self, text: str) -> float:
         """The share of a text's runs that many documents have."""
-        runs = _runs(_WORD.findall(text.casefold())).tolist()
+        runs = _runs(_hashed(_WORD.findall(text.casefold()))).tolist()
         return sum(run in self.runs for run in runs) / max(1, len(runs))
 
 
 def habits(passages: Iterable[Passage]) -> Habits:
     """Those of some passages, `READ` characters of them; passages of a document may come in any order."""
-    heads, runs, read = Counter[tuple[str, str]](), dict[str, list[Hashes]](), 0
-    said = dict[str, set[str]]()
+    heads, said, read = Counter[tuple[str, str]](), dict[str, list[Hashes]](), 0
+    names: dict[int, str] = {}
     for passage in passages:
         if (read := read + len(passage.text)) > READ:
             break
         heads.update((passage.document, _plain(head)) for head in _HEAD.findall(passage.text) if head)
         words = _WORD.findall(passage.text.casefold())
-        runs.setdefault(passage.document, []).append(_runs(words))
-        said.setdefault(passage.document, set()).update(words)
+        said.setdefault(passage.document, []).append(hashes := _hashed(words))
+        names.update(zip(hashes.tolist(), words, strict=True))
     labels = frozenset(label for (_, label), count in heads.items() if count >= OFTEN)
-    every = [np.unique(np.concatenate(of)) for of in runs.values()]
-    if len(every) < AT_LEAST:
+    if len(said) < AT_LEAST:
         return Habits(labels)
-    hashes, counts = np.unique(np.concatenate(every), return_counts=True)
-    common = frozenset(hashes[counts >= max(AT_LEAST, SHARE * len(every))].tolist())
-    documents = Counter(word for of in said.values() for word in {stem(word) for word in of})
-    return Habits(labels, common, frozenset(w for w, n in documents.items() if n >= EVERYWHERE * len(said)))
+    every = [np.unique(np.concatenate([_runs(hashes) for hashes in of])) for of in said.values()]
+    runs, counts = np.unique(np.concatenate(every), return_counts=True)
+    common = runs[counts >= max(AT_LEAST, SHARE * len(every))]
+    return Habits(labels, frozenset(common.tolist()), _habitual([h for of in said.values() for h in of], common, names))
+
+
+def _habitual(said: Iterable[Hashes], common: Hashes, names: Mapping[int, str]) -> frozenset[str]:
+    """The stems of words that stand in common runs at `HABITUAL` of their places, or more."""
+    texts, held = [hashes for hashes in said if len(hashes) >= RUN], []
+    for hashes in texts:
+        runs, inside = _runs(hashes), np.zeros(len(hashes), bool)
+        at = np.minimum(np.searchsorted(common, runs), max(0, len(common) - 1))
+        starts = common[at] == runs if len(common) else np.zeros(len(runs), bool)
+        for i in range(RUN):
+            inside[i : len(runs) + i] |= starts
+        held.append(inside)
+    if not texts:
+        return frozenset()
+    words, of = np.unique(np.concatenate(texts), return_inverse=True)
+    total, within = np.bincount(of), np.bincount(of, weights=np.concatenate(held).astype(float))
+    by_stem: dict[str, tuple[float, float]] = {}
+    for word, count, common_count in zip(words.tolist(), total.tolist(), within.tolist(), strict=True):
+        before = by_stem.get(root := stem(names[word]), (0.0, 0.0))
+        by_stem[root] = (before[0] + count, before[1] + common_count)
+    return frozenset(root for root, (count, inside_it) in by_stem.items() if inside_it >= HABITUAL * count)
 
 
 def _plain(head: str) -> str:
     return re.sub(r"\d", "0", " ".join(head.split())).casefold()
 
 
-def _runs(words: list[str]) -> Hashes:
-    """A number for each run of words; the same in one process, which is all that it is for."""
-    if len(words) < RUN:
+def _hashed(words: list[str]) -> Hashes:
+    """A number for each word; the same in one process, which is all that it is for."""
+    return np.array([hash(word) & _MASK for word in words], dtype=np.int64)
+
+
+def _runs(hashes: Hashes) -> Hashes:
+    """A number for each run of `RUN` words."""
+    if len(hashes) < RUN:
         return np.zeros(0, np.int64)
-    of = np.array([hash(word) & _MASK for word in words], dtype=np.uint64)
+    of = hashes.view(np.uint64)
     made = np.zeros(len(of) - RUN + 1, dtype=np.uint64)
     for i in range(RUN):
         made = made * np.uint64(1_000_003) ^ of[i : len(of) - RUN + 1 + i]

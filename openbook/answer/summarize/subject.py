@@ -1,9 +1,8 @@
 """What a question is about, less how it asks: "Which guests discuss diversity in tech?" is about diversity.
 
 Words that ask, that say how often or by how many, and that something is said at all, are left out; so are words that
-nearly all documents have, which tell none of them from another: of interviews "guest", of podcasts "episode". Where
-nothing is left that was too much, and they stay. English and Chinese; of other languages what is common to all
-documents goes.
+documents say out of habit (`habits`): of interviews "guest", of podcasts "episode". Where nothing is left that was too
+much, and they stay. English and Chinese; of other languages what is said out of habit goes.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _ASKS = frozenset(
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W_]+(?:['’.-](?=\w)[^\W_]+)*")
 
 
-def subject(question: str, everywhere: Container[str] = ()) -> str:
+def subject(question: str, habitual: Container[str] = ()) -> str:
     """The words of a question that say what it is about, in order; the question itself where there are none.
 
-    `everywhere` are words (stems) that nearly all documents have.
+    `habitual` are words (stems) that documents say out of habit.
 
     >>> subject("Which guests discuss the topic of diversity in tech?", {"guest", "tech"})
     'diversity'
@@ -46,5 +45,5 @@ def subject(question: str, everywhere: Container[str] = ()) -> str:
     read = question[:LONGEST]
     stop = stop_words(language_of(read)) | _ASKS
     left = [w for w in _WORD.findall(_FRAME.sub(" ", read)) if w.casefold() not in stop]
-    telling = [w for w in left if stem(w.casefold()) not in everywhere]
+    telling = [w for w in left if stem(w.casefold()) not in habitual]
     return " ".join(telling or left) or question
