@@ -52,7 +52,7 @@ function Row({ version, live, act }: { version: Version; live: boolean; act: (wh
             {live ? <span class="faint">answers now</span> : (
               <button type="button" class="link" aria-label={`use version ${version.number}`} onClick={() => void act(() => post(books.path("/use"), { version: version.number }))}>use</button>
             )}
-            <button type="button" class="link" aria-label={`name version ${version.number}`} onClick={() => (tagging.value = "")}>name it</button>
+            <button type="button" class="link" aria-label={`name version ${version.number}`} onClick={() => (tagging.value = "")}>name</button>
           </span>
         ) : (
           <form
