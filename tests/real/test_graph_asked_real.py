@@ -21,8 +21,8 @@ from openbook.mix.reading import Reader
 NOTES = {
     "lantern": "The Lantern Prize went to Ada Quill in 1931. Ada Quill was born in Northport, a town on the coast of "
     "Eastvale. She built the first lighthouse of Northport with Boris Thorn.",
-    "granite": "The harbour of Northport is made of black granite. Boris Thorn drew the plans of the harbour. Its stones "
-    "came from the quarries of Westmoor.",
+    "granite": "The harbour of Northport is made of black granite. Boris Thorn drew the plans of the harbour. Its "
+    "stones came from the quarries of Westmoor.",
 }
 
 

@@ -91,15 +91,22 @@ def extractor(name: str) -> Callable[[Extractor], Extractor]:
 
 def extractors() -> list[str]:
     """Names for `extract(by=…)`."""
-    import openbook.book.graph.builtin  # noqa: F401  (registers the one that comes with openbook)
+    import openbook.book.graph.builtin
+    import openbook.book.graph.spacy  # noqa: F401  (registers; spaCy itself is imported when it is asked)
 
     return sorted(_EXTRACTORS)
 
 
 def version_of(by: str) -> str:
-    """Names all that decides an extraction besides the text: what another has made is made again."""
+    """Names all that decides an extraction besides the text: what another has made is made again.
+
+    `BookFault` where what an extractor needs is not installed."""
     from openbook.book.graph.builtin import dictionary
 
+    if by == "spacy":
+        from openbook.book.graph.spacy import installed
+
+        by = installed()
     return f"{by}{'-rjieba' if dictionary() else ''}"
 
 
