@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from openbook.answer.account import sources_of
 from openbook.answer.answer import Answer, Source, Token
 from openbook.answer.ask import tokens_of
 from openbook.answer.chat import tokens_of_chat
 from openbook.answer.closed import Closed
-from openbook.answer.routing import Route, Way, route
+from openbook.answer.routing import Route
+from openbook.answer.summarize import summarize_with
 from openbook.book.store import Book
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.model import LanguageModel
@@ -23,6 +24,7 @@ from openbook.mix.settings import Settings
 from openbook.serve.errors import Refused
 from openbook.serve.schemas import ChatRequest, Form, JsonOf, Message, Options, Plain
 from openbook.serve.shelf import Shelf, Shelved
+from openbook.serve.ways import Told, check_way, way_of
 
 PREFIX = "openbook:"
 CHAT_TOKENS = 512
@@ -39,7 +41,7 @@ class Begun:
 @dataclass
 class Asked:
     """One question on its way into the engine. `told` says what it waits for, while it waits; `read` counts the
-    tokens of its messages, once it is at work."""
+    tokens of its messages and `route` says how it is answered, once it is at work."""
 
     question: str
     messages: Sequence[Message]
@@ -47,6 +49,7 @@ class Asked:
     model: str
     shelved: Shelved | None = None
     book: Book | None = None
+    way: str | None = None
     route: Route | None = None
     told: str = ""
     read: int = 0
@@ -66,14 +69,24 @@ class Asked:
             self, settings=replace(self.settings, sampling=replace(self.settings.sampling, seed=seed)), reading=[]
         )
 
-    def work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer]:
+    def work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer | Told]:
         """The engine's work: what is known first, the tokens, and the answer."""
         self.read = sum(len(ids) for ids in model.tokenizer.encode_batch([m.text for m in self.messages]))
         if self.book is None or self.shelved is None:
             said = [{"role": _role(m), "content": m.text} for m in self.messages]
             return (yield from tokens_of_chat(model, said, self.settings))
-        kind = Closed if self.route is not None and self.route.way == "closed" else Reader
+        kind = Reader
+        if self.way is not None:
+            self.route, stored = way_of(self.way, self.question, self.shelved, self.book, self.settings)
+            if self.route.way == "faq" and stored is not None:
+                return Told(stored.to_dict())
+            if self.route.way == "graph":
+                self.settings = replace(self.settings, paths="graph")
+            elif self.route.way == "closed":
+                kind, self.settings = Closed, replace(self.settings, margin=None)
         reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept, self._tell)
+        if self.route is not None and self.route.way == "global":
+            return Told(summarize_with(reader, self.question, told=self._tell).to_dict())
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))
 
     def _announced(self, tokens: Generator[Token, None, Answer]) -> Generator[Token | Begun, None, Answer]:
@@ -103,18 +116,13 @@ def asked_of(request: ChatRequest, shelf: Shelf, model: str, defaults: Settings)
     """What a chat request asks; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
     that do not go together."""
     shelved = book_of(request.model, request.openbook, shelf, model)
-    route = _route(request.openbook.way, request.messages[-1].text)
-    way = "passages" if route is None else route.way
     settings = settings_of(request, defaults, alone=shelved is None)
     if shelved is None:
         return Asked(request.messages[-1].text, request.messages, settings, model)
     settings = replace(settings, prompt=prompt_of(request.messages, settings.prompt))
-    if way == "graph":
-        settings = replace(settings, paths="graph")
-    if way == "closed":
-        settings = replace(settings, margin=None)
+    check_way(request.openbook.way, settings)
     book = shelved.at(request.openbook.version)
-    return Asked(request.messages[-1].text, request.messages, settings, model, shelved, book, route)
+    return Asked(request.messages[-1].text, request.messages, settings, model, shelved, book, request.openbook.way)
 
 
 def prompt_of(messages: Sequence[Message], prompt: Prompt) -> Prompt:
@@ -133,17 +141,6 @@ def prompt_of(messages: Sequence[Message], prompt: Prompt) -> Prompt:
     if asked is not None:
         turns.append(Turn(asked, ""))
     return replace(prompt, turns=tuple(turns), instructions="\n\n".join(minded))
-
-
-def _route(way: str | None, question: str) -> Route | None:
-    """The way that is asked for, or with `auto` the one the question's form speaks for, of those that are answered
-    here; None: passages."""
-    if way is None:
-        return None
-    if way != "auto":
-        return Route(cast("Way", way), 1.0, "it was asked for", asked=True)
-    found = route(question)
-    return found if found.way in ("passages", "graph") else replace(found, way="passages")
 
 
 def book_of(name: str, options: Options, shelf: Shelf, model: str) -> Shelved | None:

@@ -20,6 +20,7 @@ from openbook.serve.errors import refusal
 from openbook.serve.replies import Choice, Completion, Likely, Logprob, Logprobs, Said, Usage
 from openbook.serve.schemas import ChatRequest
 from openbook.serve.service import Served, Service
+from openbook.serve.ways import Told
 from openbook.serve.written import Ended, Quiet, answers, events
 
 router = APIRouter(tags=["answers"])
@@ -60,7 +61,7 @@ class Reply:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def whole(self, askings: Sequence[Asked], found: Sequence[Answer]) -> dict[str, Any]:
+    async def whole(self, askings: Sequence[Asked], found: Sequence[Answer | Told]) -> dict[str, Any]:
         """The answers at once; of several that were drawn each choice has its own evidence."""
         told = [await self.service.told(asked, answer) for asked, answer in zip(askings, found, strict=True)]
         choices: list[Choice] = []
@@ -80,7 +81,7 @@ class Reply:
         )
         return completion.model_dump()
 
-    def _choice(self, index: int, asked: Asked, answer: Answer) -> Choice:
+    def _choice(self, index: int, asked: Asked, answer: Answer | Told) -> Choice:
         cited = citations(answer, asked, self.address)
         said = Said(content="" if answer.abstained else answer.text, annotations=cited)
         logprobs = Logprobs(content=[logprob_of(t) for t in answer.tokens]) if self.body.logprobs else None
@@ -90,7 +91,7 @@ class Reply:
         """Server-sent events: chunks as OpenAI's, comments while nothing comes, `[DONE]`."""
         texts = [Text(asked.settings.constraint is None) for asked in askings]
         begun: set[int] = set()
-        found: list[Answer] = []
+        found: list[Answer | Told] = []
         index = len(askings)
         async for place, event in events(runs, self.service.limits.seconds):
             if isinstance(event, Quiet):
@@ -107,6 +108,8 @@ class Reply:
                     yield _event(refusal(event.error).body())
                     return
                 found.append(event.answer)
+                if isinstance(event.answer, Told) and not event.answer.abstained:
+                    yield _event(self._chunk(place, {"content": event.answer.text}))
                 yield await self._last(place, askings[place], event.answer)
                 for other in event.answer.others:
                     yield self._other(index, askings[place], other)
@@ -139,7 +142,7 @@ class Reply:
         logprobs = {"content": [logprob_of(token).model_dump()], "refusal": None} if self.body.logprobs else None
         return _event(self._chunk(place, {"content": text}, logprobs=logprobs, token=token_dict(token)))
 
-    async def _last(self, place: int, asked: Asked, answer: Answer) -> str:
+    async def _last(self, place: int, asked: Asked, answer: Answer | Told) -> str:
         facts = await self.service.told(asked, answer)
         cited = [c.model_dump() for c in citations(answer, asked, self.address)]
         return _event(self._chunk(place, {"annotations": cited}, _finish(answer), answer=facts))
@@ -177,11 +180,11 @@ def logprob_of(token: Token) -> Logprob:
     return Logprob(token=token.text, logprob=sure, bytes=list(token.text.encode()), top_logprobs=likely)
 
 
-def _finish(answer: Answer) -> Any:
+def _finish(answer: Answer | Told) -> Any:
     return "length" if answer.ended == "limit" else "stop"
 
 
-def _usage(askings: Sequence[Asked], found: Sequence[Answer]) -> Usage:
+def _usage(askings: Sequence[Asked], found: Sequence[Answer | Told]) -> Usage:
     read = max(asked.read for asked in askings)
     written = sum(len(each.tokens) for answer in found for each in (answer, *answer.others))
     return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

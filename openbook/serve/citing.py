@@ -8,18 +8,20 @@ from openbook.answer.answer import Answer
 from openbook.book.writer import document_id
 from openbook.serve.asked import Asked
 from openbook.serve.replies import Citation, Link
+from openbook.serve.ways import Told
 
 
-def citations(answer: Answer, asked: Asked, address: str = "") -> list[Citation]:
+def citations(answer: Answer | Told, asked: Asked, address: str = "") -> list[Citation]:
     """OpenAI's `annotations` of an answer; `address` is this server's."""
-    sources = {source.id: source for source in answer.sources}
+    facts = answer.to_dict()
+    sources = {source["id"]: source for source in facts["sources"]}
     made = []
-    for cited in answer.citations:
-        source = sources[cited.source]
-        place = source if cited.member is None else source.members[cited.member]
-        name = place.document or ""
-        start, end = cited.span
-        a, b = cited.source_span
+    for cited in facts["citations"]:
+        source = sources[cited["source"]]
+        place = source["members"][cited["member"]] if cited.get("member") is not None else source
+        name = place.get("document") or ""
+        start, end = cited["span"]
+        a, b = cited["source_span"]
         made.append(
             Citation(
                 file_id=document_id(name),
@@ -27,15 +29,15 @@ def citations(answer: Answer, asked: Asked, address: str = "") -> list[Citation]
                 index=start,
                 start_index=start,
                 end_index=end,
-                source=cited.source,
+                source=cited["source"],
                 source_span=(a, b),
-                cited_text=cited.cited_text,
-                page=place.page,
-                line=place.line,
+                cited_text=cited["cited_text"],
+                page=place.get("page"),
+                line=place.get("line"),
                 url_citation=Link(
                     start_index=start,
                     end_index=end,
-                    title=place.title or name,
+                    title=place.get("title") or name,
                     url=f"{address}{_path(asked, name)}#span={a}-{b}",
                 ),
             )

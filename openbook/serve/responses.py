@@ -38,6 +38,7 @@ from openbook.serve.schemas import (
 )
 from openbook.serve.schemas import Text as Said
 from openbook.serve.service import Served, Service
+from openbook.serve.ways import Told
 from openbook.serve.written import Ended, Quiet, answers, events
 
 router = APIRouter(tags=["answers"])
@@ -156,7 +157,7 @@ class Reply:
         """The message's id."""
         return self.id.replace("resp_", "msg_")
 
-    async def whole(self, answer: Answer) -> dict[str, Any]:
+    async def whole(self, answer: Answer | Told) -> dict[str, Any]:
         """The response as it ends."""
         facts = await self.service.told(self.asked, answer)
         status = "incomplete" if answer.ended == "limit" else "completed"
@@ -204,7 +205,7 @@ class Reply:
     def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.item, "type": "message", "role": "assistant", "status": status, "content": content}
 
-    def _part(self, answer: Answer | None) -> dict[str, Any]:
+    def _part(self, answer: Answer | Told | None) -> dict[str, Any]:
         text = "" if answer is None or answer.abstained else answer.text
         cited = [] if answer is None else [c.model_dump() for c in citations(answer, self.asked, self.address)]
         return {"type": "output_text", "text": text, "annotations": cited, "logprobs": []}
@@ -237,6 +238,8 @@ class Reply:
         response = await self.whole(ended.answer)
         [message] = response["output"]
         [part] = message["content"]
+        if isinstance(ended.answer, Told):
+            yield self._event("response.output_text.delta", **place, delta=part["text"], logprobs=[])
         for number, cited in enumerate(part["annotations"]):
             yield self._event(
                 "response.output_text.annotation.added", **place, annotation_index=number, annotation=cited

@@ -64,7 +64,7 @@ class Options(Request):
     book: Name | None = Field(default=None, description="A book; else the model's (`openbook:NAME`), or the first.")
     model: Name | None = Field(default=None, description="The language model, as /v1/models names it.")
     version: Annotated[int, Field(ge=0)] | Name | None = Field(default=None, description="A number, or a tag.")
-    way: Literal["passages", "graph", "closed", "auto"] | None = None
+    way: Literal["passages", "graph", "global", "faq", "closed", "auto"] | None = None
     persistence: Share | None = Field(default=None, description="τ: 0 Token, 1 Sequence")
     passages: Annotated[int, Field(ge=1, le=64)] | None = None
     lambda_knn: Part | Literal["auto"] | None = None

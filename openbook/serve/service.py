@@ -22,6 +22,7 @@ from openbook.serve.asked import Asked
 from openbook.serve.engine import Engine, Run
 from openbook.serve.metrics import Counts
 from openbook.serve.shelf import Shelf
+from openbook.serve.ways import Told
 from openbook.serve.written import answers
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Service:
         while self.jobs:
             await asyncio.wait(self.jobs)
 
-    async def told(self, asked: Asked, answer: Answer) -> dict[str, Any]:
+    async def told(self, asked: Asked, answer: Answer | Told) -> dict[str, Any]:
         """An answer as JSON, kept with its book: `id` is its number there, null where it is not kept."""
         facts = answer.to_dict()
         if asked.route is not None:
