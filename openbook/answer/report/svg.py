@@ -37,8 +37,10 @@ def svg(answer: Mapping[str, Any], theme: Theme = "auto") -> str:
     page.text(_cut(reading.question, 600), SMALL + 1, "soft")
     page.gap(8)
     if reading.abstained:
-        page.text(_cut(reading.reason or "not answered", 1_200), SMALL + 1, "soft")
-        page.gap(8)
+        page.text(
+            "Not answered: " + _cut(reading.reason or "nothing in the book has to do with it", 1_200), SIZE * 0.8, "ink"
+        )
+        page.gap(18)
     if reading.draft:
         page.answer(reading)
         page.gap(18)
@@ -94,7 +96,7 @@ class _Page:
             self._line(line, size, ink)
 
     def _line(self, line: str, size: float, ink: str) -> None:
-        self.parts.append(_text(EDGE, self.y + size, line, size, ink))
+        self.parts.append(_text(EDGE, self.y + size, line, size, ink, size * width(line)))
         self.y += size * 1.45
 
     def answer(self, reading: Reading) -> None:
@@ -169,7 +171,7 @@ class _Page:
             self.parts.append(_text(EDGE + 20, base, number, SMALL, f"{_hue(source)} text"))
             room = (WIDTH - 2 * EDGE - 360) / SMALL
             named = _shortened(f"{source.name}{', ' if source.place else ''}{source.place}", room)
-            self.parts.append(_text(EDGE + 44, base, named, SMALL, "ink"))
+            self.parts.append(_text(EDGE + 44, base, named, SMALL, "ink", SMALL * width(named)))
             left = WIDTH - EDGE - 290
             self.parts.append(_rect(left, base - 8, 120, 6, "wash"))
             self.parts.append(_rect(left, base - 8, 120 * min(max(share or 0.0, 0.0), 1.0), 6, _hue(source)))

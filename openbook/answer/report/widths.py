@@ -6,7 +6,8 @@ import unicodedata
 
 _NARROW = {
     **dict.fromkeys("ijl'|.,:;!", 0.27),
-    **dict.fromkeys(' ftrI()[]{}/\\-"`', 0.33),
+    **dict.fromkeys(' ftrI()[]{}/\\"`', 0.33),
+    **dict.fromkeys("-–…", 0.45),
     **dict.fromkeys("mwMW@%", 0.86),
 }
 
