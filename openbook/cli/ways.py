@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ def go(way: str, reader: Reader, question: str, as_json: bool, html: Path | None
     reply = _reply(reader, question) if way in ("faq", "auto") else None
     if way == "auto":
         faq = None if reply is None else (reply.confidence, reply.calibration.threshold)
-        taken = route(question, faq=faq)
+        stored = route(question, faq=faq)
+        taken = stored if stored.way == "faq" else route(question, **_looked(reader, question))
     else:
         taken = Route(way, 1.0, "it was asked for", asked=True)  # type: ignore[arg-type]
     if not as_json and not taken.asked:
@@ -58,6 +59,15 @@ def go(way: str, reader: Reader, question: str, as_json: bool, html: Path | None
         summarized(reader, question, Plan(), as_json, html, told, report)
         return Going(reader, told, done=True)
     return Going(_reader_of(taken, reader), told)
+
+
+def _looked(reader: Reader, question: str) -> dict[str, Any]:
+    """What a look into the book says, as `route` wants it."""
+    from openbook.answer.looked import look
+
+    if not reader.book.count or not question.strip():
+        return {}  # what comes next says what is wrong
+    return asdict(look(reader, question))
 
 
 def _reader_of(taken: Route, reader: Reader) -> Reader:
