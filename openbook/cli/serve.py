@@ -115,7 +115,7 @@ def _service(config: Config, folders: list[Path], docs: Path | None, history: bo
     from openbook.serve.service import Limits, Service
     from openbook.serve.shelf import Shelf, Shelved, names_of
 
-    names = [docs.resolve().name, *names_of(folders[1:])] if docs is not None else names_of(folders)
+    names = names_of(folders if docs is None else [docs.resolve(), *folders[1:]])
     books = []
     for name, folder in zip(names, folders, strict=True):
         if not folder.exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,11 +25,14 @@ SILENT: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
+THREADS = 32
+"""For what is read from books and written to them; changes of a book take one each while they go on."""
 STATUSES = {
     400: "The request is wrong: the message says how",
     401: "The API key is missing or wrong",
     403: "Another site's page, or another name of this server",
     404: "There is no such book, version, document, model or answer",
+    409: "Its version of the book was forgotten meanwhile",
     408: "It took longer than this server allows",
     413: "The body is too large",
     429: "The queue is full; Retry-After says when to try again",
@@ -56,6 +61,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "openbook"))
         yield
         await service.finish()
         await service.engine.drain(0)  # the requests at work had their time before (uvicorn's graceful shutdown)

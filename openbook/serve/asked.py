@@ -14,7 +14,9 @@ from openbook.answer.chat import tokens_of_chat
 from openbook.answer.closed import Closed
 from openbook.answer.routing import Route
 from openbook.answer.summarize import summarize_with
+from openbook.book.manifest import BookFault
 from openbook.book.store import Book
+from openbook.book.versions import gone
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.model import LanguageModel
 from openbook.mix.diverse import SPARE
@@ -71,6 +73,15 @@ class Asked:
 
     def work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer | Told]:
         """The engine's work: what is known first, the tokens, and the answer."""
+        try:
+            return (yield from self._work(model))
+        except BookFault as error:
+            if self.book is not None and gone(self.book.path, self.book.version):
+                told = f"version {self.book.version} was forgotten while this was answered; ask again"
+                raise Refused(409, told, code="version_gone") from error
+            raise
+
+    def _work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer | Told]:
         self.read = sum(len(ids) for ids in model.tokenizer.encode_batch([m.text for m in self.messages]))
         if self.book is None or self.shelved is None:
             said = [{"role": _role(m), "content": m.text} for m in self.messages]

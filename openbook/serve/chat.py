@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -31,7 +32,7 @@ UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 @router.post("/v1/chat/completions", response_model=Completion, responses={200: EVENTS})
 async def chat_completions(request: Request, body: ChatRequest, service: Served) -> Response:
     """Answer the last user message from a book (`openbook:BOOK`), or by the model alone."""
-    asked = asked_of(body, service.shelf, service.model, service.defaults)
+    asked = await asyncio.to_thread(asked_of, body, service.shelf, service.model, service.defaults)
     seed = asked.settings.sampling.seed
     drawn = body.n if asked.settings.answers == 1 and asked.settings.sampling.temperature else 1
     askings = [asked, *(asked.seeded(seed + i) for i in range(1, drawn))]

@@ -105,8 +105,9 @@ class Service:
         if asked.route is not None:
             facts["route"] = asked.route.to_dict()
         number = None
-        if self.history and asked.shelved is not None and asked.book is not None:
-            facts["book"]["name"] = asked.shelved.name
+        if asked.shelved is not None:
+            facts["book"] = {**facts["book"], "name": asked.shelved.name}
+        if self.history and asked.book is not None:
             run = run_of(self.engine.model, self.how)
             try:
                 number = await asyncio.to_thread(keep, asked.book.path, {**facts, "run": run})

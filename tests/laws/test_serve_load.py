@@ -128,3 +128,32 @@ def test_a_body_that_stops_is_given_up(service: Service) -> None:
             raw.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             answer = raw.recv(1 << 16).decode()
     assert answer.startswith("HTTP/1.1 408") and "did not go on" in answer
+
+
+def test_forgetting_under_readers_leaves_nothing(service: Service, tmp_path: Path) -> None:
+    service.engine.queue = 100
+    secret = b"purple elephants of Halvorsen"
+    with live(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        asking, statuses = [True], set()
+        question = {**ASKED, "messages": [{"role": "user", "content": "Who saw the purple elephants?"}]}
+
+        def ask(seed: int) -> None:
+            while asking[0]:
+                response = client.post("/v1/chat/completions", json={**question, "seed": seed})
+                statuses.add((response.status_code, response.json().get("error", {}).get("code")))
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, seed) for seed in range(4)]
+            for number in range(4):
+                text = f"# Number {number}\n\nThe {secret.decode()} were seen by number {number}.\n".encode()
+                added = client.post("/v1/books/notes/documents", files=[("files", ("secret.md", text))])
+                assert added.status_code == 200 and '"done"' in added.text
+                told = client.delete("/v1/books/notes/documents/secret.md")
+                assert told.status_code == 200 and told.json()["documents"] == ["secret.md"]
+            asking[0] = False
+            for each in asked:
+                each.result()
+        assert statuses <= {(200, None), (409, "version_gone"), (404, "version_not_found")}
+        until(lambda: gauge(client, "openbook_engine_running") == 0)
+    for path in (tmp_path / "notes.book").rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes(), path
