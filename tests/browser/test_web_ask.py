@@ -84,6 +84,10 @@ def test_a_changed_setting_asks_again_and_two_stand_side_by_side(opened) -> None
     expect(page.locator(".before")).to_contain_text("Before, with 5 passages")
     expect(page.locator(".source")).to_have_count(3)  # two and the model's own memory
     picture(page, "settings")
+    page.locator(".answer .t").nth(1).hover()  # the new answer is as alive as the first one
+    expect(page.locator(".strip > i.on")).to_have_count(1)
+    page.locator(".source button.row").first.click()
+    expect(page.locator(".reader mark").first).to_be_visible()
     page.get_by_role("button", name="Show both side by side").click()
     expect(page.locator(".pane")).to_have_count(2)
     expect(page.locator(".between")).to_contain_text("The two:")
@@ -92,6 +96,16 @@ def test_a_changed_setting_asks_again_and_two_stand_side_by_side(opened) -> None
     picture(page, "side-by-side")
     page.get_by_role("button", name="Keep this one").first.click()
     expect(page.locator(".pane")).to_have_count(1)
+
+
+def test_a_certificate_is_told_where_it_is_asked_for(opened) -> None:
+    page = opened()
+    ask(page, LEADER)
+    page.get_by_role("button", name="change").click()
+    page.get_by_label("Withstand").select_option("0")
+    expect(page.locator(".before")).to_contain_text("no certificate")
+    page.locator(".answer .t").first.hover()
+    expect(page.locator("#look .note").last).to_contain_text("certified")
 
 
 def test_an_abstention_is_a_calm_result_with_its_reason(opened) -> None:

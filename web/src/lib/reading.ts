@@ -100,15 +100,13 @@ export function pieces(
   for (const word of words(made)) {
     ink(word);
     const sign = word[0]!.tokens.length > 0 && !SPELT.test(word[0]!.word);
-    if (sign && !before && word[0]!.level < LOUD) word[0]!.level = 0; // a dot alone would be no word to look at
+    if (sign && !before) word[0]!.level = 0; // a dot alone would be no word to look at; the strip has it
     before = word[0]!.level;
   }
   return made;
 }
 
-const LOUD = 3; // the ink from which on a sign is marked though its word is not
-
-const SPELT = /[\p{L}\p{N}]/u;
+const SPELT = /[^\p{P}\s]/u; // more than signs
 const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
 
 /** Pieces that make a word together. A sign is a word of its own, and so is a piece of a script without spaces. */

@@ -141,8 +141,10 @@ function State({ run, pane }: { run: runs.Run; pane: runs.Pane }) {
         <p class="no">Not answered.</p>
         <p class="why" dir="auto">{sentence(run.answer.reason) || "Nothing in the book answers this."}</p>
         <p class="what">
-          See what was found, ask in the documents’ own words, or{" "}
-          <button type="button" class="link" onClick={() => runs.change(pane, { anyway: true })}>answer anyway</button>.
+          See what was found, ask in the documents’ own words
+          {!run.settings.anyway && !run.settings.robust && (
+            <>, or <button type="button" class="link" onClick={() => runs.change(pane, { anyway: true })}>answer anyway</button></>
+          )}.
         </p>
         {run.tokens.length > 0 && <p class="what">What the model would have written:</p>}
       </div>

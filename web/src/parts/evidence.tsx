@@ -1,6 +1,5 @@
 /** An answer with its evidence: the text, the strip, the sources, and the passage that is open. */
 
-import { useComputed, type ReadonlySignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { signed } from "../lib/format";
@@ -34,11 +33,15 @@ interface Props {
   label: string;
 }
 
-export function Evidence({ shown, view, heading, above, below, narrow, label }: Props) {
+/** Another answer's evidence begins anew: nothing of it may listen to what is pointed at in the one before. */
+export function Evidence(props: Props) {
+  return <Account key={props.view.id} {...props} />;
+}
+
+function Account({ shown, view, heading, above, below, narrow, label }: Props) {
   const { text, tokens, sources, citations, sentences } = shown;
   const cut = useMemo(() => pieces(text, tokens, sources, citations, sentences), [text, tokens, sources, citations, sentences]);
   const bits = useMemo(() => total(tokens), [tokens]);
-  const opened: ReadonlySignal<boolean> = useComputed(() => view.opened.value !== null);
   return (
     <div class={narrow ? "evidence narrow" : "evidence"}>
       <section class="said" aria-label={label}>
@@ -59,7 +62,7 @@ export function Evidence({ shown, view, heading, above, below, narrow, label }: 
         {below}
       </section>
       {sources.length > 0 && <Rail shown={shown} view={view} heading={heading ?? "Where it came from"} />}
-      {opened.value && <Reader shown={shown} view={view} />}
+      {view.opened.value && <Reader shown={shown} view={view} />}
       <Look tokens={tokens} sources={sources} view={view} />
     </div>
   );

@@ -6,6 +6,7 @@ import { get, message } from "../lib/client";
 import { when } from "../lib/format";
 import { short } from "../lib/text";
 import type { Answer, Kept } from "../lib/types";
+import { books } from "../state/books";
 import { go, place } from "../state/place";
 import { recall } from "../state/runs";
 
@@ -43,7 +44,7 @@ export function History() {
               <b dir="auto">{short(each.question, 200)}</b>
               <span class="gist" dir="auto">{each.abstained ? "Not answered." : short(each.answer, 240)}</span>
             </a>
-            <span class="faint">{when(each.when)}</span>
+            <span class="faint">{books.value.length > 1 && <><bdi>{short(each.book, 40)}</bdi> · </>}{when(each.when)}</span>
           </li>
         ))}
       </ol>

@@ -52,17 +52,15 @@ interface RowProps {
 }
 
 function Row({ source, number, share, quiet, weighed, open, onOpen }: RowProps) {
-  const whole = nameOf(source);
-  const name = short(whole, 120);
-  const slash = name.lastIndexOf("/", name.length - 2) + 1;
+  const documents = source.members?.length ? [...new Set(source.members.map((member) => clean(member.document)))] : [nameOf(source)];
   const heading = short(source.heading, 120);
   const place = placeOf(source);
   const readable = Boolean(source.text || source.members?.length);
   const inside = (
     <>
       <span class="number">{number ?? "·"}</span>
-      <b class="name" title={whole.length > 60 ? short(whole, 600) : undefined}>
-        <bdi><span class="folder">{name.slice(0, slash)}</span>{name.slice(slash)}</bdi>
+      <b class="name" title={documents.some((name) => name.length > 60) ? short(documents.join(" + "), 600) : undefined}>
+        {documents.map((name, i) => <Name key={i} name={short(name, 120)} after={i > 0} />)}
       </b>
       <span class="share">{percent(share)}</span>
       {(place || heading) && <span class="place">{place}{place && heading ? " · " : ""}<bdi>{heading}</bdi></span>}
@@ -79,6 +77,11 @@ function Row({ source, number, share, quiet, weighed, open, onOpen }: RowProps) 
       )}
     </li>
   );
+}
+
+function Name({ name, after }: { name: string; after: boolean }) {
+  const slash = name.lastIndexOf("/", name.length - 2) + 1;
+  return <>{after && " + "}<bdi><span class="folder">{name.slice(0, slash)}</span>{name.slice(slash)}</bdi></>;
 }
 
 function Figures({ source }: { source: Source }) {

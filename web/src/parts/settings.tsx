@@ -13,6 +13,13 @@ const WAYS: [string, string][] = [
   ["auto", "what the question calls for"],
 ];
 
+const ROBUST: [string, string][] = [
+  ["", "not asked for"],
+  ["0", "equal votes: each word says what it withstands"],
+  ["1", "one bad passage, whatever it says"],
+  ["2", "two bad passages"],
+];
+
 const say: { [K in keyof Settings]: (value: Settings[K]) => string } = {
   passages: (k) => `${k} passage${k === 1 ? "" : "s"}`,
   persistence: (tau) => `persistence ${tau}`,
@@ -20,13 +27,21 @@ const say: { [K in keyof Settings]: (value: Settings[K]) => string } = {
   way: (way) => (way === "passages" ? "" : `reading ${WAYS.find(([name]) => name === way)?.[1] ?? way}`),
   version: (version) => (version ? `version ${version}` : "the latest version"),
   model: (model) => model,
+  robust: (robust) => (robust === "0" ? "equal votes" : robust ? `withstanding ${robust} bad passage${robust === "1" ? "" : "s"}` : ""),
   anyway: (anyway) => (anyway ? "answering anyway" : ""),
+};
+
+/** What goes without saying, unless it is what tells two settings apart. */
+const UNSAID: Partial<Record<keyof Settings, string>> = {
+  way: "single passages", robust: "no certificate", anyway: "abstaining where nothing fits", model: "the loaded model",
 };
 
 /** The settings in words; with others beside them, only those that differ. */
 export function told(settings: Settings, beside?: Settings): string {
   const names = (Object.keys(say) as (keyof Settings)[]).filter((name) => !beside || settings[name] !== beside[name]);
-  const parts = names.map((name) => (say[name] as (value: Settings[typeof name]) => string)(settings[name])).filter(Boolean);
+  const parts = names
+    .map((name) => (say[name] as (value: Settings[typeof name]) => string)(settings[name]) || (beside && UNSAID[name]))
+    .filter(Boolean);
   return parts.join(", ") || "the same settings";
 }
 
@@ -64,6 +79,7 @@ function Controls({ pane, settings }: { pane: Pane; settings: Settings }) {
           options={[["", "the one that is loaded"], ...books.models.value.map((name): [string, string] => [name, name])]} />
       )}
       <Choice label="Read" value={settings.way} onChange={(way) => set({ way })} options={WAYS} />
+      <Choice label="Withstand" value={settings.robust} onChange={(robust) => set({ robust })} options={ROBUST} />
       <label class="tick">
         <input type="checkbox" checked={settings.anyway} onChange={(event) => set({ anyway: event.currentTarget.checked })} /> answer even where nothing fits
       </label>

@@ -60,6 +60,7 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
     };
     if (event.ctrlKey || event.metaKey || event.altKey || at < 0) return;
     if (event.key === "Enter") open(all[at]!);
+    else if (event.key === "Escape" && view.token.value >= 0) look(-1);
     else if (moves[event.key]) walk(moves[event.key]!());
     else return;
     event.preventDefault();
@@ -68,6 +69,7 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
   const open = (word: HTMLElement): void => {
     const source = Number(word.dataset.source);
     if (source >= 0) view.opened.value = { source, citation: null };
+    look(-1);
   };
 
   const size = unsaid ? "unsaid" : long > 700 ? "very-long" : long > 220 ? "long" : "brief";

@@ -12,11 +12,12 @@ export interface Settings {
   version: string; // "": the live one
   model: string; // "": the one that is loaded
   way: string;
+  robust: string; // bad passages that every word withstands; "": not asked for
   anyway: boolean;
 }
 
 export const DEFAULTS: Settings = {
-  persistence: 0.5, passages: 5, lambda_knn: 0, version: "", model: "", way: "passages", anyway: false,
+  persistence: 0.5, passages: 5, lambda_knn: 0, version: "", model: "", way: "passages", robust: "", anyway: false,
 };
 
 export type State = "waiting" | "writing" | "done" | "failed" | "stopped";
@@ -99,8 +100,8 @@ export async function ask(one: Pane, asked: string): Promise<void> {
 }
 
 function body(asked: string, settings: Settings): unknown {
-  const { version, model, ...rest } = settings;
-  const chosen = { ...rest, ...(version ? { version: Number(version) || version } : {}), ...(model ? { model } : {}) };
+  const { version, model, robust, ...rest } = settings;
+  const chosen = { ...rest, ...(robust ? { robust: Number(robust) } : {}), ...(version ? { version: Number(version) || version } : {}), ...(model ? { model } : {}) };
   return {
     model: `openbook:${books.name.value}`,
     messages: [{ role: "user", content: asked }],

@@ -8,9 +8,11 @@ export interface Opened {
 }
 
 export interface View {
+  id: number;
   token: Signal<number>; // −1: none
   by: Signal<"text" | "strip">; // where it was pointed at: the figures appear there
   opened: Signal<Opened | null>;
 }
 
-export const view = (): View => ({ token: signal(-1), by: signal<"text" | "strip">("text"), opened: signal<Opened | null>(null) });
+let views = 0;
+export const view = (): View => ({ id: views++, token: signal(-1), by: signal<"text" | "strip">("text"), opened: signal<Opened | null>(null) });
