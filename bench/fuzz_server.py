@@ -97,6 +97,8 @@ def narrowed(schema: dict[str, Any], models: list[str]) -> None:
         properties = model.get("properties", {})
         if name.endswith("Request") and "model" in properties:
             properties["model"] = {"enum": [*models, "openbook"]}
+        if name in ("Message", "Turn"):
+            properties["role"] = {"enum": ["user"]}
         if name == "Options":
             properties["book"] = properties["model"] = {"type": "null"}
         for field, least, most in (
