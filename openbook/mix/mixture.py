@@ -67,6 +67,7 @@ class Mixture:
         self.labels: tuple[Label, ...] = tuple(label for source in self.sources for label in source.labels)
         if len(self.labels) != len(weights.log_prior_S):
             raise Fault(f"{len(self.labels)} sources cannot have {len(weights.log_prior_S)} prior weights")
+        self._expecting = [source for source in self.sources if isinstance(source, Expecting)]
         self._sharing = [source for source in self.sources if isinstance(source, Sharing)]
         self.sharing_S = sharing(self.labels)
         if self.sharing_S.sum() != len(self._sharing):
@@ -109,9 +110,8 @@ class Mixture:
 
     def expect(self, tokens: Sequence[int]) -> None:
         """Tokens that may be chosen after the next: sources that can read them along with it do."""
-        for source in self.sources:
-            if isinstance(source, Expecting):
-                source.expect(tokens)
+        for source in self._expecting:
+            source.expect(tokens)
 
     def advance(self, token: int) -> None:
         """Append the chosen token: every source goes on, every weight learns."""

@@ -30,6 +30,9 @@ class BranchedCache(DenseCache):
     ) -> None:
         super().__init__(plan, codec, batch, capacity, dtype, device)
         self.prefixes: list[Prefix | None] = [None] * batch
+        retentions = [slot.retention for slot in plan.slots]
+        self._groups = [tuple(i for i, r in enumerate(retentions) if r == kind) for kind in dict.fromkeys(retentions)]
+        self._stretches: list[list[Begun]] | None = None  # of each group, until prefixes change
 
     def restore(self, row: int, prefix: Prefix) -> None:
         """Begin an empty row with a prefix, which is kept as it is: nothing is copied, unless its codec is another."""
@@ -39,6 +42,7 @@ class BranchedCache(DenseCache):
         same = all(
             a is b for mine, its in zip(slots, prefix.slots, strict=True) for a, b in zip(mine, its, strict=True)
         )
+        self._stretches = None
         self.prefixes[row] = prefix if same else Prefix(prefix.length, self.codec.name, slots)
         self.next_positions_B[row] = prefix.length
 
@@ -66,17 +70,15 @@ class BranchedCache(DenseCache):
         return self._decoded(tuple(whole))
 
     def held(self) -> list[Held]:
-        groups = dict.fromkeys(slot.retention for slot in self.plan.slots)
+        if self._stretches is None:
+            self._stretches = [self._begun(slots[0]) for slots in self._groups]
         own_BC = self._positions_BC[:, : self.length]
-        return [Held(self._slots_of(retention), own_BC, begun=self._begun(retention)) for retention in groups]
+        pairs = zip(self._groups, self._stretches, strict=True)
+        return [Held(slots, own_BC, begun=stretches) for slots, stretches in pairs]
 
-    def _slots_of(self, retention: tuple[int | None, int]) -> tuple[int, ...]:
-        return tuple(i for i, slot in enumerate(self.plan.slots) if slot.retention == retention)
-
-    def _begun(self, retention: tuple[int | None, int]) -> list[Begun]:
-        """Of every row that begins with something, the stretches that slots of this retention have of it."""
+    def _begun(self, slot: int) -> list[Begun]:
+        """Of every row that begins with something, the stretches that a slot has of it."""
         made = []
-        slot = self._slots_of(retention)[0]
         for row, prefix in enumerate(self.prefixes):
             kept = self._begins(slot, row)
             if prefix is None or not kept:
@@ -88,11 +90,11 @@ class BranchedCache(DenseCache):
         return made
 
     def places(self, columns: int) -> list[Places]:
-        return [Places(self._start) for _ in dict.fromkeys(slot.retention for slot in self.plan.slots)]
+        return [Places(self._start)] * len(self._groups)
 
     def select(self, rows: Sequence[int]) -> None:
         super().select(rows)
-        self.prefixes = [self.prefixes[row] for row in rows]
+        self.prefixes, self._stretches = [self.prefixes[row] for row in rows], None
 
     def _cut(self, lengths_B: Tensor) -> None:
         begun = [0 if prefix is None else prefix.length for prefix in self.prefixes]
