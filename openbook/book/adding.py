@@ -107,6 +107,7 @@ class _Run:
         self._as_media = as_media
         self._parse = parse_apart if careful else parse
         self._incoming = incoming or {}
+        self._settling: list[tuple[Incoming, Path]] = []
         self._writer = writer
         self._encoder = encoder
         self._progress = progress
@@ -184,7 +185,7 @@ class _Run:
                 return
             entry = self._read(job, row)
             if come:
-                settle(come, job.path)
+                self._settling.append((come, job.path))
         except Unreadable as error:
             self.added.skipped.append(Skipped(come.name if come else str(job.path), error.reason))
             if row and not come:  # a file that came and cannot be read is no reason to lose the one that is here
@@ -266,6 +267,9 @@ class _Run:
             if self._writer.due:
                 self._progress(self._done, len(self._jobs), "indexing")
                 self._writer.tend()
+        for come, path in self._settling:
+            settle(come, path)
+        self._settling = []
         self._batch = Batch()
         self._since = time.monotonic()
 

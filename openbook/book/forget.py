@@ -98,7 +98,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         neighbours = _forget_neighbours(book, sorted(going))
         _forget_graph(book, sorted(going))
         _forget_pairs(book)
-        uploads.forget(book, traces.paths)
+        uploads.retain(book, (row["path"] for _, row in _History(book)._rows(tables.DOCUMENTS, ["path"], "true")))
         writer.sweep()
         _sweep_others(book)
         answers += forget_answers(book, traces)

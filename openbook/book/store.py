@@ -14,7 +14,8 @@ from openbook.book.candidates import FIELDS
 from openbook.book.embedder import Embedder
 from openbook.book.manifest import BookFault, Manifest, Wait, faults, look, now, numbers, publish, sync, writing
 from openbook.book.passages import Passage
-from openbook.book.uploads import Incoming, here
+from openbook.book.uploads import UPLOADS, Incoming, here
+from openbook.book.uploads import retain as retain_originals
 from openbook.book.versions import Diff, Pruned, Ref, Version
 from openbook.book.walk import is_book
 from openbook.book.writer import Writer
@@ -136,6 +137,10 @@ class Book:
             pruned = versions.prune(self.path, keep, wait)
         finally:
             self._see()
+        if (self.path / UPLOADS).exists():
+            with writing(self.path, wait):
+                kept = (Book(self.path, n) for n in versions.apart(self.path))
+                retain_originals(self.path, {known.path for book in kept for known in book._known()})
         if (self.path / "neighbours").exists():
             from openbook.book.neighbours import contents
             from openbook.book.tending import retain

@@ -129,7 +129,10 @@ def place(book: Path, name: str) -> Path:
 
 
 def settle(come: Incoming, path: Path) -> None:
-    """Move a file that was read to its place, durable; one of the same name is replaced in one step."""
+    """Move a file whose document is stored to its place, durable; one of the same name is replaced in one step.
+
+    After the document: whoever is killed in between leaves one without its original, not a text that nobody forgets.
+    """
     path.parent.mkdir(exist_ok=True)
     sync(come.staged)
     come.staged.replace(path)
@@ -162,12 +165,13 @@ def original(book: Book, name: str) -> bytes | None:
     return data if hashlib.sha256(data).hexdigest() == rows[0]["hash"] else None
 
 
-def forget(book: Path, paths: Iterable[str]) -> None:
-    """Remove the originals of documents that had these paths."""
+def retain(book: Path, paths: Iterable[str]) -> None:
+    """Remove every original but those of documents with these paths: what was forgotten, and what a kill left."""
     uploads = book / UPLOADS
     if uploads.is_symlink() or not uploads.is_dir():
         return
-    for path in paths:
-        if found := _PLACE.search(path):
-            shutil.rmtree(uploads / found[1], ignore_errors=False) if (uploads / found[1]).exists() else None
+    kept = {found[1] for path in paths if (found := _PLACE.search(path))}
+    for folder in uploads.iterdir():
+        if re.fullmatch("[0-9a-f]{32}", folder.name) and folder.name not in kept:
+            shutil.rmtree(folder)
     sync(uploads)

@@ -84,6 +84,49 @@ def test_an_upload_is_read_kept_and_forgotten(book: Book, tmp_path: Path) -> Non
     assert book.prove(done.traces).left == []
 
 
+def originals(book: Book) -> list[str]:
+    return sorted(path.name for path in (book.path / "uploads").rglob("*") if path.is_file())
+
+
+def test_a_forget_that_was_killed_takes_the_original_too(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded(book, ("comet.md", COMET), ("tail.txt", b"The tail is long."))
+    with monkeypatch.context() as patch:
+        patch.setattr("openbook.book.uploads.retain", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            book.forget("comet.md")
+    assert originals(book) == ["comet.md", "tail.txt"]
+    open_book(book.path).forget()  # what was interrupted is finished; the rows that named the path are gone by now
+    assert originals(book) == ["tail.txt"]
+
+
+def test_what_an_upload_that_was_killed_left_is_no_secret_keeper(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("openbook.book.writer.Writer.commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            uploaded(book, ("comet.md", COMET))
+    assert originals(book) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("openbook.book.adding.settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            uploaded(book, ("comet.md", COMET))
+    assert "Maurice" in open_book(book.path).text("comet.md") and original(open_book(book.path), "comet.md") is None
+    assert uploaded(open_book(book.path), ("comet.md", COMET)).unchanged == 1
+    assert original(open_book(book.path), "comet.md") == COMET
+
+
+def test_originals_go_with_the_last_version_that_holds_them(book: Book) -> None:
+    uploaded(book, ("comet.md", COMET))
+    before = book.version
+    uploaded(book, ("tail.txt", b"The tail is long."))
+    book.use(before)
+    assert originals(book) == ["comet.md", "tail.txt"]
+    book.prune(1)
+    assert originals(book) == ["comet.md"]
+
+
 def test_bad_files_cost_the_good_ones_nothing(book: Book) -> None:
     added = uploaded(
         book,
