@@ -13,7 +13,7 @@ pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
 import anyio
 import jsonschema
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp import Client
 from mcp.shared.exceptions import MCPError
@@ -280,6 +280,56 @@ def test_what_is_wrong_is_said(desk: Desk, name: str, arguments: dict[str, Any],
 
     message = talk(desk, conversation)
     assert reason in message and "Traceback" not in message
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=6)
+    | st.sampled_from(["\0", "../x"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+ARGUMENTS = [
+    "question",
+    "query",
+    "text",
+    "paths",
+    "documents",
+    "name",
+    "version",
+    "number",
+    "book",
+    "at",
+    "k",
+    "by",
+    "first",
+]
+
+
+def test_no_argument_is_a_fault_of_the_server(desk: Desk) -> None:
+    """Drawn arguments for every tool: each is answered, or refused with a reason."""
+    open_book(desk.books["work"]).add(*desk.roots, encoder=HashedWords())
+    good = {"question": "Who led it?", "query": "comet", "text": "Maurice led it.", "paths": ["comet.md"], "version": 0}
+    good |= {"documents": ["notes/none.md"], "name": "tag"}
+
+    async def conversation(client: Client) -> None:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        calls = []
+
+        @settings(max_examples=150)
+        @given(st.sampled_from(tools), st.dictionaries(st.sampled_from(ARGUMENTS), junk, max_size=3))
+        def drawn(tool: str, arguments: dict[str, Any]) -> None:
+            calls.append((tool, {**good, **arguments}))
+
+        drawn()
+        for tool, arguments in calls:
+            result = await client.call_tool(tool, arguments)
+            assert said(result) != f"Error executing tool {tool}", (tool, arguments)  # how the SDK tells a crash
+
+    talk(desk, conversation)
 
 
 def test_a_request_that_is_taken_back_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
