@@ -1,17 +1,18 @@
 """Which names belong together: hierarchical Leiden (Traag 2019), after a change only where something changed.
 
 A partition is kept with each name's signature (`Graph.signature_E`: what stands with it, how often). After a change the
-communities of names that are new, gone or of another signature are divided anew. Each of the others goes in as one node
-with its weight (its inner weight hangs on it as a leaf, which leaves the modularity of the whole as it is), so names
-may join it, but it neither loses one nor is joined with another. Once the share of names that were divided anew comes
-to `AGAIN`, all are, beginning with what was.
+names that are new or of another signature are free; so are all of a community of which more than `MANY` are. The rest
+of a community goes in as one node with its weight (its inner weight hangs on it as a leaf, which leaves the modularity
+of the whole as it is): free names may join it, but its names stay together and are not joined with another's. The same
+is done within each community that is divided again. Once the share of names that were free comes to `AGAIN`, all are
+divided anew, beginning with what was.
 
 Shapes: N names that have relations, G groups.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 2
 """Leiden's iterations."""
-AGAIN = 0.5
+MANY, AGAIN = 0.25, 0.5
 LONGEST = 1 << 28
 """Bytes of a partition that are read."""
 Whole = npt.NDArray[np.int64]
@@ -86,17 +87,15 @@ def divide(
     if not weights_NN.nnz:
         return Partition((), made, how)
     told = dict(zip(names, signatures, strict=True))
-    homes = {member.name: member.cluster for member in before.members if member.level == 0}
     old = {member.name: member.signature for member in before.members if member.level == 0}
-    touched = {home for name, home in homes.items() if told.get(name) != old[name]}
-    free_N = np.array([homes.get(name, -1) in touched or name not in homes for name in names])
-    moved = before.moved + free_N.mean()
-    if not homes or moved > AGAIN or before.how not in ("", how):
+    changed_N = np.array([old.get(name) != sign for name, sign in told.items()])
+    work = _Dividing(names, weights_NN, changed_N, before, seed, largest)
+    moved = before.moved + work.free(np.arange(len(names)), 0).mean()
+    if not old or moved > AGAIN or before.how not in ("", how):
+        homes = {name: homes[0] for name, homes in work.homes.items()}
         rows, moved = _all(names, weights_NN, homes, seed, largest), 0.0
-    elif not free_N.any():
-        rows = [(*member[:3], member.name) for member in before.members if member.name in told]
     else:
-        rows = _some(names, weights_NN, before, free_N, seed, largest)
+        rows = list(work.rows(np.arange(len(names)), 0, -1))
     members = (Member(level, cluster, parent, told[name], name) for level, cluster, parent, name in rows)
     return Partition(tuple(sorted(members)), made, how, float(moved))
 
@@ -138,45 +137,90 @@ def _begun(start: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
     return {name: numbers.setdefault(start.get(name, name), len(numbers)) for name in names}
 
 
-def _some(
-    names: Sequence[str],
-    weights_NN: sparse.csr_matrix,
-    before: Partition,
-    free_N: npt.NDArray[np.bool_],
-    seed: int,
-    largest: int,
-) -> list[Row]:
-    """The names that are free are divided anew, among themselves and the communities that stay."""
-    homes = {member.name: member.cluster for member in before.members if member.level == 0}
-    groups: dict[tuple[bool, object], int] = {}
-    group_N = np.array(
-        [
-            groups.setdefault((free, name if free else homes[name]), len(groups))
-            for name, free in zip(names, free_N.tolist(), strict=True)
-        ],
-        dtype=np.int64,
-    )
-    free_G = np.array([free for free, _ in groups])
-    start_G = [(free, homes.get(str(name), name) if free else name) for free, name in groups]
-    joined_G = _joined(group_N, free_G, weights_NN, start_G, seed)
-    clusters: dict[int, list[int]] = defaultdict(list)
-    for n, cluster in enumerate(joined_G[group_N].tolist()):
-        clusters[cluster].append(n)
-    below: dict[int, list[Member]] = defaultdict(list)
-    top = _tops(before)
-    for member in before.members:
-        if member.level > 0:
-            below[top[member.level, member.cluster]].append(member)
-    rows, numbers = list[Row](), _Numbers()
-    for _, held in sorted(clusters.items()):
-        number = numbers.fresh()
-        rows += [(0, number, -1, names[n]) for n in held]
-        kept = {group_N[n] for n in held}
-        if len(kept) == 1 and not free_G[kept.pop()]:  # as it was, at every level
-            rows += numbers.moved(below[homes[names[held[0]]]], number)
-        elif len(held) > largest:
-            rows += numbers.under(_all([names[n] for n in held], weights_NN[held][:, held], {}, seed, largest), number)
-    return rows
+class _Dividing:
+    """Names on their way into communities; `homes` are the clusters that each was in, from the first level on."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        weights_NN: sparse.csr_matrix,
+        changed_N: npt.NDArray[np.bool_],
+        before: Partition,
+        seed: int,
+        largest: int,
+    ) -> None:
+        self.names, self.weights_NN, self.changed_N = names, weights_NN, changed_N
+        self.seed, self.largest = seed, largest
+        self.homes: dict[str, list[int]] = defaultdict(list)
+        for member in before.members:  # in the order of their levels
+            self.homes[member.name].append(member.cluster)
+        self.sizes = Counter((member.level, member.cluster) for member in before.members)
+        self.numbers = 0
+
+    def home(self, n: int, level: int) -> int | None:
+        """The cluster that a name was in on a level."""
+        homes = self.homes.get(self.names[n], ())
+        return homes[level] if level < len(homes) else None
+
+    def free(self, held: Whole, level: int) -> npt.NDArray[np.bool_]:
+        """Which of these names find a community anew."""
+        homes = [self.home(n, level) for n in held.tolist()]
+        free_N = self.changed_N[held] | np.array([home is None for home in homes])
+        staying = Counter(home for home, changed in zip(homes, free_N.tolist(), strict=True) if not changed)
+        free: npt.NDArray[np.bool_] = free_N | np.array(
+            [home is None or staying[home] < (1 - MANY) * self.sizes[level, home] for home in homes]
+        )
+        return free
+
+    def rows(self, held: Whole, level: int, parent: int) -> Iterator[Row]:
+        """The rows of names of one community (at first: of all), from a level on."""
+        free_N = self.free(held, level)
+        if level > 0 and free_N.mean() > AGAIN:
+            yield from self._anew(held, level, parent)
+            return
+        homes = [self.home(n, level) for n in held.tolist()]
+        groups: dict[tuple[bool, object], int] = {}
+        keys = [
+            (free, n if free else home) for n, free, home in zip(held.tolist(), free_N.tolist(), homes, strict=True)
+        ]
+        group_N = np.array([groups.setdefault(key, len(groups)) for key in keys], dtype=np.int64)
+        free_G = np.array([free for free, _ in groups])
+        start_G: list[object] = [(False, n) for n in range(len(groups))]
+        for group, home, free in zip(group_N.tolist(), homes, free_N.tolist(), strict=True):
+            start_G[group] = (False, home) if home is not None or not free else (True, group)
+        joined_G = (
+            _joined(group_N, free_G, self.weights_NN[held][:, held], start_G, self.seed) if free_G.any() else None
+        )
+        cluster_N = group_N if joined_G is None else joined_G[group_N]
+        if level > 0 and len(np.unique(cluster_N)) < 2:
+            return
+        for cluster in np.unique(cluster_N).tolist():
+            yield from self._cluster(held[cluster_N == cluster], level, parent)
+
+    def _cluster(self, held: Whole, level: int, parent: int) -> Iterator[Row]:
+        number = self._fresh()
+        yield from ((level, number, parent, self.names[n]) for n in held.tolist())
+        if any(self.home(n, level + 1) is not None for n in held.tolist()):
+            yield from self.rows(held, level + 1, number)
+        elif len(held) > self.largest:
+            yield from self._anew(held, level + 1, number)
+
+    def _anew(self, held: Whole, level: int, parent: int) -> Iterator[Row]:
+        """One community divided by itself; nothing where it is not."""
+        if len(held) <= self.largest:
+            return
+        names, given = [self.names[n] for n in held.tolist()], dict[tuple[int, int], int]()
+        found = sorted(_all(names, self.weights_NN[held][:, held], {}, self.seed, self.largest))
+        if len({cluster for below, cluster, _, _ in found if below == 0}) < 2:
+            return
+        for below, cluster, above, name in found:
+            if (below, cluster) not in given:
+                given[below, cluster] = self._fresh()
+            yield level + below, given[below, cluster], given[below - 1, above] if below else parent, name
+
+    def _fresh(self) -> int:
+        self.numbers += 1
+        return self.numbers - 1
 
 
 def _joined(
@@ -209,7 +253,9 @@ def _joined(
         seed=seed,
         trials=1,
     )
-    return _apart(np.array([found[node] for node in nodes], dtype=np.int64), free_G, weights_GG)
+    # What has to do with nothing here is by itself.
+    cluster_G = np.array([found.get(node, len(there) + g) for g, node in enumerate(nodes)], dtype=np.int64)
+    return _apart(cluster_G, free_G, weights_GG)
 
 
 def _apart(cluster_G: Whole, free_G: npt.NDArray[np.bool_], weights_GG: sparse.csr_matrix) -> Whole:
@@ -225,45 +271,6 @@ def _apart(cluster_G: Whole, free_G: npt.NDArray[np.bool_], weights_GG: sparse.c
         free = held[free_G[held]]
         if len(free):
             near = weights_GG[free][:, staying].toarray()
-            apart_G[free] = apart_G[staying][near.argmax(axis=1)]
+            apart_G[free] = np.where(near.any(axis=1), apart_G[staying][near.argmax(axis=1)], cluster)
         following += len(staying)
     return apart_G
-
-
-def _tops(before: Partition) -> dict[tuple[int, int], int]:
-    """The first level's cluster in which each cluster is."""
-    top: dict[tuple[int, int], int] = {}
-    for member in sorted(before.members):
-        key = (member.level, member.cluster)
-        top[key] = member.cluster if member.level == 0 else top.get((member.level - 1, member.parent), -1)
-    return top
-
-
-class _Numbers:
-    """Clusters' numbers, each given once."""
-
-    def __init__(self) -> None:
-        self.next = 0
-
-    def fresh(self) -> int:
-        """A number that no other cluster has."""
-        self.next += 1
-        return self.next - 1
-
-    def moved(self, members: Iterable[Member], parent: int) -> Iterator[Row]:
-        """Rows of the levels below a cluster that is called `parent` now."""
-        return self._renamed(((m.level, m.cluster, m.parent, m.name) for m in members), parent, 1)
-
-    def under(self, rows: Iterable[Row], parent: int) -> list[Row]:
-        """Rows of a division of one cluster alone, a level lower; none where it was not divided."""
-        found = sorted(rows)
-        if len({cluster for level, cluster, _, _ in found if level == 0}) < 2:
-            return []
-        return list(self._renamed(((level + 1, *rest) for level, *rest in found), parent, 1))  # type: ignore[misc]
-
-    def _renamed(self, rows: Iterable[Row], parent: int, first: int) -> Iterator[Row]:
-        given: dict[tuple[int, int], int] = {}
-        for level, cluster, above, name in sorted(rows):
-            if (level, cluster) not in given:
-                given[level, cluster] = self.fresh()
-            yield level, given[level, cluster], parent if level == first else given[level - 1, above], name

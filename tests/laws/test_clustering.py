@@ -128,10 +128,22 @@ def test_what_did_not_change_is_not_joined_and_a_new_name_goes_where_it_has_most
     assert any({"n05.0", "n05.new"} <= held for held in after)
 
 
+def test_a_community_weighs_what_it_weighs_though_it_goes_in_as_one() -> None:
+    """A large one draws a name less than its relations do (modularity), as where all are divided."""
+    edges = {(f"a{j:02}", f"a{i:02}"): 3.0 for i in range(20) for j in range(i)}
+    edges |= {(f"b{j}", f"b{i}"): 1.0 for i in range(5) for j in range(i)}
+    edges |= {(f"c{j:02}", f"c{i:02}"): 3.0 for i in range(18) for j in range(i)}
+    edges |= {("a00", "c00"): 0.1, ("b0", "c00"): 0.1}
+    before = divide(*graph(edges), Partition(), "x", seed=0, largest=50)
+    edges |= {("a01", "new"): 1.0, ("b1", "new"): 0.9}
+    for found in (divide(*graph(edges), old, "x", seed=0, largest=50) for old in (before, Partition())):
+        assert frozenset({"new", *(f"b{i}" for i in range(5))}) in sets(found)
+
+
 def test_all_are_divided_anew_once_enough_was() -> None:
     edges = planted(8, 6, np.random.default_rng(1))
     found, times = made(edges), 0
-    for turn in range(12):
+    for turn in range(24):
         edges[f"n{turn % 8:02}.0", f"n{turn % 8:02}.y{turn}"] = 1.0
         found = made(edges, found)
         times += found.moved == 0
