@@ -2,7 +2,7 @@
 passages gains, and what it takes.
 
     python bench/graph_asked.py ../shared/data/musique-300 --models smollm2 gemma3 --books FOLDER [--questions 60]
-        [--paragraphs 300] [--json FILE]
+        [--paragraphs 300] [--budget TOKENS] [--json FILE]
 
 The paragraphs that support the first questions, and others of those that MuSiQue gives with them, drawn at random up to
 `--paragraphs`, are one small book; each model is asked about all of it (what is in FOLDER already is not asked again).
@@ -60,22 +60,21 @@ def recalls(path: Path, questions: list[dict[str, Any]], encoder: Any) -> dict[s
     return found
 
 
-def told(book: Book, model: str) -> tuple[str, dict[str, float]]:
+def told(book: Book, model: str, budget: int | None) -> tuple[str, dict[str, float]]:
     """Ask a model about what is left; what all of its replies come to."""
     local = Local(load_model(model))
-    asking = ask(book, local, told=lambda done, total, what: print(f"\r{done}/{total} {what[:60]:60}", end=""))
+    asking = ask(book, local, budget, lambda done, total, what: print(f"\r{done}/{total} {what[:60]:60}", end=""))
     print()
     wanted = contents(book)
     parts = [part for of in parts_of(book.path / FOLDER, local.made, wanted).values() for part in of]
     printed = {said.key: set(_names(said.normals, said.kinds_N.tolist())) for said in read(book.path / FOLDER, wanted)}
     names = [(part.key, name) for part in parts for name in part.normals]
     seen = [name in printed[key] for key, name in names]
-    covered = [{name for part in parts if part.key == key for name in part.normals} for key in printed]
-    of_print = [
-        len(all_of & printed[key]) / len(printed[key])
-        for key, all_of in zip(printed, covered, strict=True)
-        if printed[key]
-    ]
+    asked = {
+        key: {name for part in parts if part.key == key for name in part.normals}
+        for key in {part.key for part in parts}
+    }
+    of_print = [len(told & printed[key]) / len(printed[key]) for key, told in asked.items() if printed[key]]
     dropped = [sum(part.dropped[i] for part in parts) for i in (0, 1)]
     ties = sum(len(part.ties) for part in parts)
     return local.made, {
@@ -84,10 +83,10 @@ def told(book: Book, model: str) -> tuple[str, dict[str, float]]:
         "written": sum(part.tokens[1] for part in parts),
         "seconds a call": asking.seconds / asking.calls if asking.calls else float("nan"),
         "names": len(names) / len(parts),
-        "names kept %": 100 * len(names) / (len(names) + dropped[0]),
+        "names kept %": 100 * len(names) / max(1, len(names) + dropped[0]),
         "relations": ties / len(parts),
         "relations kept %": 100 * ties / max(1, ties + dropped[1]),
-        "seen in print too %": 100 * statistics.mean(seen),
+        "seen in print too %": 100 * sum(seen) / max(1, len(seen)),
         "of names in print %": 100 * statistics.mean(of_print),
         "cut off %": 100 * statistics.mean(_cut(part) for part in parts),
     }
@@ -110,6 +109,7 @@ def run() -> None:
     parser.add_argument("--books", type=Path, required=True)
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--paragraphs", type=int, default=300)
+    parser.add_argument("--budget", type=int, help="tokens that each model may read and write; the next run goes on")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     book, questions = made(given.data, given.books, given.questions, given.paragraphs)
@@ -119,7 +119,7 @@ def run() -> None:
     facts["built-in"] = {"recall": recalls(book.path, questions, encoder)}
     print("built-in", facts["built-in"])
     for model in given.models:
-        named, replies = told(book, model)
+        named, replies = told(book, model, given.budget)
         facts[model] = {"replies": replies}
         print(model, {what: round(value, 2) for what, value in replies.items()})
         for how in (LLM, BOTH):
