@@ -98,4 +98,6 @@ def picture(page: Page, name: str) -> None:
         with contextlib.suppress(ImportError):
             from PIL import Image
 
-            Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+            Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(
+                path, optimize=True
+            )

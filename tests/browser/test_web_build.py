@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,16 @@ def test_the_pages_colours_are_the_terminals() -> None:
         assert f"--{name}-text: light-dark({colour.text}, {colour.dark});" in css
     levels = re.search(r"LEVELS = \[([^\]]+)\]", (WEB / "src/lib/reading.ts").read_text("utf-8"))
     assert levels and tuple(float(each) for each in levels[1].split(",")) == LEVELS
+
+
+VITE = WEB / "node_modules" / "vite" / "bin" / "vite.js"
+
+
+@pytest.mark.skipif(not (VITE.exists() and shutil.which("node")), reason="needs node's packages: cd web && npm ci")
+def test_building_again_gives_the_same_page(tmp_path: Path) -> None:
+    command = ["node", str(VITE), "build", "--outDir", str(tmp_path), "--emptyOutDir", "--logLevel", "error"]
+    done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.name != "sources.sha256"}
+    assert built == committed

@@ -3,10 +3,21 @@ import { expect, test } from "vitest";
 import { hue, level, marks, numbers, owner, pieces, shares } from "../src/lib/reading";
 import type { Answer, Source, Token } from "../src/lib/types";
 
-const read = (name: string): Answer => JSON.parse(readFileSync(new URL(`../mock/recorded/${name}.json`, import.meta.url), "utf8")) as Answer;
+const read = (name: string): Answer =>
+  JSON.parse(readFileSync(new URL(`../mock/recorded/${name}.json`, import.meta.url), "utf8")) as Answer;
 const source = (id: string, kind = "passage"): Source => ({ id, kind });
-const token = (text: string, at: number, bits: number | null = 1, responsibility: Record<string, number> = { p1: 1 }): Token => ({
-  text, span: [at, at + [...text].length], p: 0.5, bits, responsibility, certified: null,
+const token = (
+  text: string,
+  at: number,
+  bits: number | null = 1,
+  responsibility: Record<string, number> = { p1: 1 },
+): Token => ({
+  text,
+  span: [at, at + [...text].length],
+  p: 0.5,
+  bits,
+  responsibility,
+  certified: null,
 });
 const whole = (made: ReturnType<typeof pieces>): string => made.map(({ lead, word }) => lead + word).join("");
 
@@ -57,8 +68,18 @@ test("no two of sixteen sources look the same, and a hue that comes again has an
 });
 
 test("cited places that overlap are cut into marks, none of the passage lost", () => {
-  const made = marks("abcdefgh", 100, [{ span: [101, 104], citation: 0 }, { span: [103, 106], citation: 1 }, { span: [0, 50], citation: 2 }]);
-  expect(made.map(({ text, citations }) => [text, citations])).toEqual([["a", []], ["bc", [0]], ["d", [0, 1]], ["ef", [1]], ["gh", []]]);
+  const made = marks("abcdefgh", 100, [
+    { span: [101, 104], citation: 0 },
+    { span: [103, 106], citation: 1 },
+    { span: [0, 50], citation: 2 },
+  ]);
+  expect(made.map(({ text, citations }) => [text, citations])).toEqual([
+    ["a", []],
+    ["bc", [0]],
+    ["d", [0, 1]],
+    ["ef", [1]],
+    ["gh", []],
+  ]);
 });
 
 test("shares while an answer is written are the mean over its tokens", () => {
@@ -68,7 +89,14 @@ test("shares while an answer is written are the mean over its tokens", () => {
 
 test("a word has one ink: the bits of its parts together, in the colour of the strongest; signs and unspaced scripts stand alone", () => {
   const sources = [source("p1"), source("p2")];
-  const tokens = [token(" Ing", 0, 3, { p1: 1 }), token("rid", 4, 1.5, { p2: 1 }), token(".", 7, 0.1), token(" so", 8, 0.1), token("中", 11, 2), token("文", 12, 0)];
+  const tokens = [
+    token(" Ing", 0, 3, { p1: 1 }),
+    token("rid", 4, 1.5, { p2: 1 }),
+    token(".", 7, 0.1),
+    token(" so", 8, 0.1),
+    token("中", 11, 2),
+    token("文", 12, 0),
+  ];
   const made = pieces(" Ingrid. so中文", tokens, sources);
   expect(made.map((piece) => piece.level)).toEqual([level(4.5), level(4.5), 0, 0, level(2), 0]);
   const dots = pieces("a. b.", [token("a", 0, 0), token(".", 1, 0.6), token(" b", 2, 1), token(".", 4, 0.6)], sources);

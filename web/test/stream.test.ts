@@ -12,14 +12,20 @@ async function all<T>(stream: AsyncIterable<T>): Promise<T[]> {
   return found;
 }
 
-const STREAM = ': queued 3\n\ndata: {"a": "ø€𝄞"}\n\nevent: x\ndata: one\ndata:  two\n\n\n: passages read 2/6\n\ndata: [DONE]\n\n';
+const STREAM =
+  ': queued 3\n\ndata: {"a": "ø€𝄞"}\n\nevent: x\ndata: one\ndata:  two\n\n\n: passages read 2/6\n\ndata: [DONE]\n\n';
 const SENT = [
-  { comment: "queued 3" }, { data: '{"a": "ø€𝄞"}' }, { data: "one\n two" }, { comment: "passages read 2/6" }, { data: "[DONE]" },
+  { comment: "queued 3" },
+  { data: '{"a": "ø€𝄞"}' },
+  { data: "one\n two" },
+  { comment: "passages read 2/6" },
+  { data: "[DONE]" },
 ];
 
 test("events are the same however the bytes are cut, in a character too, and whatever ends the lines", async () => {
   for (const ending of ["\n", "\r\n", "\r"])
-    for (let size = 1; size < 40; size++) expect(await all(events(cut(STREAM.replaceAll("\n", ending), size)))).toEqual(SENT);
+    for (let size = 1; size < 40; size++)
+      expect(await all(events(cut(STREAM.replaceAll("\n", ending), size)))).toEqual(SENT);
 });
 
 test("what a stream that broke off had begun is still told", async () => {

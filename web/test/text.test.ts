@@ -6,7 +6,13 @@ import { clean, Points, sentence, short } from "../src/lib/text";
 test("a text is cut at code points", () => {
   const points = new Points("a𝄞b€𝄞");
   expect(points.length).toBe(5);
-  expect([points.slice(0, 2), points.slice(1, 2), points.slice(2), points.slice(4, 99), points.slice(-3, 1)]).toEqual(["a𝄞", "𝄞", "b€𝄞", "𝄞", "a"]);
+  expect([points.slice(0, 2), points.slice(1, 2), points.slice(2), points.slice(4, 99), points.slice(-3, 1)]).toEqual([
+    "a𝄞",
+    "𝄞",
+    "b€𝄞",
+    "𝄞",
+    "a",
+  ]);
   expect(new Points("plain").slice(1, 3)).toBe("la");
 });
 

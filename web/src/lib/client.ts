@@ -3,7 +3,10 @@
 import { bytes, events, lines } from "./stream";
 
 export class Trouble extends Error {
-  constructor(message: string, readonly status = 0) {
+  constructor(
+    message: string,
+    readonly status = 0,
+  ) {
     super(message);
   }
 }
@@ -27,7 +30,9 @@ export async function call(path: string, init: RequestInit & { json?: unknown } 
     response = await fetch(path, { ...init, headers, body: body ?? null, referrerPolicy: "no-referrer" });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Trouble("The server does not answer. Is `openbook serve` still running? Start it again, then try once more.");
+    throw new Trouble(
+      "The server does not answer. Is `openbook serve` still running? Start it again, then try once more.",
+    );
   }
   if (!response.ok) throw new Trouble(await told(response), response.status);
   return response;
@@ -64,7 +69,11 @@ export const post = async <T>(path: string, json: unknown, signal?: AbortSignal)
 export const named = (name: string): string => name.split("/").map(encodeURIComponent).join("/");
 
 /** One chunk of a streamed answer, and comments while it waits. */
-export async function* streamed(path: string, json: unknown, signal: AbortSignal): AsyncGenerator<{ comment: string } | { chunk: unknown }> {
+export async function* streamed(
+  path: string,
+  json: unknown,
+  signal: AbortSignal,
+): AsyncGenerator<{ comment: string } | { chunk: unknown }> {
   const response = await call(path, { method: "POST", json, signal });
   for await (const sent of events(bytes(response))) {
     if ("comment" in sent) yield sent;

@@ -9,13 +9,17 @@ export function signed(value: number): string {
 }
 
 /** A share in per cent. */
-export const percent = (share: number): string => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`);
+export const percent = (share: number): string =>
+  share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`;
 
 /** A probability: two places, more where that would say 0 or 1. */
 export const chance = (p: number): string => (p >= 0.995 || p < 0.01 ? p.toPrecision(3) : p.toFixed(2));
 
 /** A count with thin spaces between its thousands. */
-export const many = (count: number): string => Math.round(count).toString().replace(/\B(?=(\d{3})+$)/g, "\u2009");
+export const many = (count: number): string =>
+  Math.round(count)
+    .toString()
+    .replace(/\B(?=(\d{3})+$)/g, "\u2009");
 
 /** "1 document", "3 documents". */
 export const counted = (count: number, noun: string): string => `${many(count)} ${noun}${count === 1 ? "" : "s"}`;

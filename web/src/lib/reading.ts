@@ -20,7 +20,8 @@ export interface Piece {
   doubted: boolean;
 }
 
-export const level = (bits: number | null): number => (bits === null ? 0 : LEVELS.filter((least) => bits >= least).length);
+export const level = (bits: number | null): number =>
+  bits === null ? 0 : LEVELS.filter((least) => bits >= least).length;
 
 export const isOwn = (source: Source): boolean => source.kind === "closed_book";
 
@@ -50,12 +51,18 @@ export function owner(token: Token, sources: Source[]): number {
 
 /** The text cut into pieces, none of it lost, each citation after the piece in which it ends. */
 export function pieces(
-  text: string, tokens: Token[], sources: Source[], citations: Citation[] = [], sentences: Sentence[] = [],
+  text: string,
+  tokens: Token[],
+  sources: Source[],
+  citations: Citation[] = [],
+  sentences: Sentence[] = [],
 ): Piece[] {
   const points = new Points(text);
   const made: Piece[] = [];
   const doubts = sentences.flatMap((sentence) => sentence.unsupported);
-  const left = citations.map((c, i) => ({ end: c.span[1], i, source: c.source })).sort((a, b) => a.end - b.end || a.i - b.i);
+  const left = citations
+    .map((c, i) => ({ end: c.span[1], i, source: c.source }))
+    .sort((a, b) => a.end - b.end || a.i - b.i);
   const ending = (end: number): Piece["citations"] => {
     const found = new Map<number, number>();
     while (left[0] && left[0].end <= end) {
@@ -107,7 +114,8 @@ export function pieces(
 }
 
 const SPELT = /[^\p{P}\s]/u; // more than signs
-const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
+const UNSPACED =
+  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
 
 /** Pieces that make a word together. A sign is a word of its own, and so is a piece of a script without spaces. */
 function words(made: Piece[]): Piece[][] {
@@ -148,7 +156,10 @@ export interface Mark {
 export function marks(text: string, from: number, places: { span: Span; citation: number }[]): Mark[] {
   const points = new Points(text);
   const within = places
-    .map(({ span, citation }) => ({ span: span.map((at) => Math.min(Math.max(at - from, 0), points.length)) as Span, citation }))
+    .map(({ span, citation }) => ({
+      span: span.map((at) => Math.min(Math.max(at - from, 0), points.length)) as Span,
+      citation,
+    }))
     .filter(({ span }) => span[0] < span[1]);
   const cuts = [...new Set([0, points.length, ...within.flatMap(({ span }) => span)])].sort((a, b) => a - b);
   return cuts.slice(1).map((end, i) => {

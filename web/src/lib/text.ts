@@ -3,7 +3,8 @@
 const UNSHOWN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/gu;
 
 /** The text without control characters and without overrides of its direction. Line breaks and tabs stay. */
-export const clean = (text: string | null | undefined): string => (text ?? "").replace(/\r\n?/g, "\n").replace(UNSHOWN, "");
+export const clean = (text: string | null | undefined): string =>
+  (text ?? "").replace(/\r\n?/g, "\n").replace(UNSHOWN, "");
 
 /** The text on one line, at most so long: for names, which may be thousands of characters. */
 export function short(text: string | null | undefined, most = 160): string {

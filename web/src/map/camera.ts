@@ -15,7 +15,10 @@ export class Camera {
   moved = -Infinity; // when it last did, in the browser's milliseconds
   #flight = 0;
 
-  constructor(private readonly graph: Graph, private readonly draw: () => void) {}
+  constructor(
+    private readonly graph: Graph,
+    private readonly draw: () => void,
+  ) {}
 
   /** The view in which everything is seen. */
   whole(): { x: number; y: number; scale: number } {

@@ -10,7 +10,16 @@ export interface Community {
   r: number;
 }
 
-type Row = [name: string, kind: string, community: number, x: number, y: number, strength: number, said: number[], forms: string];
+type Row = [
+  name: string,
+  kind: string,
+  community: number,
+  x: number,
+  y: number,
+  strength: number,
+  said: number[],
+  forms: string,
+];
 
 export interface GraphData {
   communities: Community[];
@@ -53,7 +62,15 @@ export class Graph {
     this.relations = data.relations;
     const most = Math.max(1e-9, ...data.entities.map((row) => row[5]));
     this.entities = data.entities.map(([name, kind, home, x, y, strength, said, forms]) => ({
-      name, kind, home, x, y, strength, said, forms, radius: 2.2 + 7 * Math.sqrt(strength / most),
+      name,
+      kind,
+      home,
+      x,
+      y,
+      strength,
+      said,
+      forms,
+      radius: 2.2 + 7 * Math.sqrt(strength / most),
     }));
     this.joined = this.entities.map(() => []);
     for (const [a, b, weight, sentence] of data.relations) {
@@ -61,7 +78,9 @@ export class Graph {
       this.joined[b]!.push({ other: a, weight, sentence });
     }
     for (const joints of this.joined) joints.sort((one, other) => other.weight - one.weight);
-    this.strongest = this.entities.map((_, i) => i).sort((i, j) => this.entities[j]!.strength - this.entities[i]!.strength || i - j);
+    this.strongest = this.entities
+      .map((_, i) => i)
+      .sort((i, j) => this.entities[j]!.strength - this.entities[i]!.strength || i - j);
   }
 
   /** Of some sentences, each text once. */
@@ -72,6 +91,8 @@ export class Graph {
   /** Entities whose name or other form holds the text, the strongest first. */
   found(text: string, most = 60): number[] {
     const wanted = text.trim().toLocaleLowerCase();
-    return this.strongest.filter((i) => `${this.entities[i]!.name}, ${this.entities[i]!.forms}`.toLocaleLowerCase().includes(wanted)).slice(0, most);
+    return this.strongest
+      .filter((i) => `${this.entities[i]!.name}, ${this.entities[i]!.forms}`.toLocaleLowerCase().includes(wanted))
+      .slice(0, most);
   }
 }

@@ -8,10 +8,19 @@ const CLICK = 5; // pixels that a pointer may move and still have clicked
 const STEP = 60; // pixels that an arrow key moves
 
 /** Listens on the canvas until it is taken away; `choose` is told what was clicked. */
-export function listen(canvas: HTMLCanvasElement, camera: Camera, painter: Painter, draw: () => void, choose: (what: Chosen) => void): () => void {
+export function listen(
+  canvas: HTMLCanvasElement,
+  camera: Camera,
+  painter: Painter,
+  draw: () => void,
+  choose: (what: Chosen) => void,
+): () => void {
   const control = new AbortController();
-  const on = <K extends keyof HTMLElementEventMap>(kind: K, act: (event: HTMLElementEventMap[K]) => void, passive = true): void =>
-    canvas.addEventListener(kind, act, { signal: control.signal, passive });
+  const on = <K extends keyof HTMLElementEventMap>(
+    kind: K,
+    act: (event: HTMLElementEventMap[K]) => void,
+    passive = true,
+  ): void => canvas.addEventListener(kind, act, { signal: control.signal, passive });
   const held = new Map<number, [number, number]>(); // pointers that are down
   let moved = 0;
 
@@ -55,20 +64,34 @@ export function listen(canvas: HTMLCanvasElement, camera: Camera, painter: Paint
   on("pointerup", release);
   on("pointercancel", release);
   on("pointerleave", () => hover(-1));
-  on("wheel", (event) => {
-    event.preventDefault();
-    camera.zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.0016)), event.offsetX, event.offsetY);
-  }, false);
+  on(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      camera.zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.0016)), event.offsetX, event.offsetY);
+    },
+    false,
+  );
   const keys: Record<string, () => void> = {
-    ArrowLeft: () => camera.pan(STEP, 0), ArrowRight: () => camera.pan(-STEP, 0), ArrowUp: () => camera.pan(0, STEP), ArrowDown: () => camera.pan(0, -STEP),
-    "+": () => camera.zoom(1.3), "=": () => camera.zoom(1.3), "-": () => camera.zoom(1 / 1.3), "0": () => camera.fly(camera.whole()),
+    ArrowLeft: () => camera.pan(STEP, 0),
+    ArrowRight: () => camera.pan(-STEP, 0),
+    ArrowUp: () => camera.pan(0, STEP),
+    ArrowDown: () => camera.pan(0, -STEP),
+    "+": () => camera.zoom(1.3),
+    "=": () => camera.zoom(1.3),
+    "-": () => camera.zoom(1 / 1.3),
+    "0": () => camera.fly(camera.whole()),
     Escape: () => choose(null),
   };
-  on("keydown", (event) => {
-    const act = event.ctrlKey || event.metaKey || event.altKey ? undefined : keys[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  }, false);
+  on(
+    "keydown",
+    (event) => {
+      const act = event.ctrlKey || event.metaKey || event.altKey ? undefined : keys[event.key];
+      if (!act) return;
+      event.preventDefault();
+      act();
+    },
+    false,
+  );
   return () => control.abort();
 }

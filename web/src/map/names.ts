@@ -15,9 +15,20 @@ export class Names {
   readonly #wide = new Map<string, number>();
   #taken: Box[] = [];
 
-  constructor(private readonly pen: CanvasRenderingContext2D, private readonly graph: Graph, private readonly camera: Camera) {}
+  constructor(
+    private readonly pen: CanvasRenderingContext2D,
+    private readonly graph: Graph,
+    private readonly camera: Camera,
+  ) {}
 
-  paint(ink: Colours, near: Set<number> | null, home: number, hovered: number, chosen: Chosen, radius: (i: number) => number): void {
+  paint(
+    ink: Colours,
+    near: Set<number> | null,
+    home: number,
+    hovered: number,
+    chosen: Chosen,
+    radius: (i: number) => number,
+  ): void {
     this.#taken = [];
     const { entities, strongest } = this.graph;
     const above = (i: number): [number, number] => {
@@ -33,7 +44,12 @@ export class Names {
     let tried = 0;
     for (const i of order) {
       if (shown >= room || tried > 6 * room) break;
-      if (i === hovered || (home >= 0 && entities[i]!.home !== home) || (!near && entities[i]!.radius * this.camera.scale < 2.1)) continue;
+      if (
+        i === hovered ||
+        (home >= 0 && entities[i]!.home !== home) ||
+        (!near && entities[i]!.radius * this.camera.scale < 2.1)
+      )
+        continue;
       const [sx, sy] = above(i);
       if (!this.#inside(sx, sy)) continue;
       tried++;
@@ -51,7 +67,9 @@ export class Names {
       if (r < 26 || r > Math.min(width, height) * 0.6 || !this.#inside(sx, sy) || (home >= 0 && i !== home)) return;
       const parts = r > 60 ? c.title.split(", ") : [c.title.split(", ")[0]!];
       const size = Math.round(Math.min(15, 10 + r / 40));
-      parts.forEach((part, k) => this.#write(ink, part, sx, sy + (k - (parts.length - 1) / 2) * size * 1.25, size, 650, ink.ink, false));
+      parts.forEach((part, k) =>
+        this.#write(ink, part, sx, sy + (k - (parts.length - 1) / 2) * size * 1.25, size, 650, ink.ink, false),
+      );
     });
   }
 
@@ -59,7 +77,16 @@ export class Names {
     return sx > -60 && sx < this.camera.width + 60 && sy > -10 && sy < this.camera.height + 10;
   }
 
-  #write(ink: Colours, text: string, sx: number, sy: number, size: number, weight: number, colour: string, always: boolean): boolean {
+  #write(
+    ink: Colours,
+    text: string,
+    sx: number,
+    sy: number,
+    size: number,
+    weight: number,
+    colour: string,
+    always: boolean,
+  ): boolean {
     const font = `${weight} ${size}px ${ink.font}`;
     const name = clean(text);
     const shown = name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name;
@@ -68,7 +95,8 @@ export class Names {
     let wide = this.#wide.get(key);
     if (wide === undefined) this.#wide.set(key, (wide = this.pen.measureText(shown).width));
     const box: Box = [sx - wide / 2 - 3, sy - size / 2 - 1, sx + wide / 2 + 3, sy + size / 2 + 1];
-    if (!always && this.#taken.some((t) => box[0] <= t[2] && box[2] >= t[0] && box[1] <= t[3] && box[3] >= t[1])) return false;
+    if (!always && this.#taken.some((t) => box[0] <= t[2] && box[2] >= t[0] && box[1] <= t[3] && box[3] >= t[1]))
+      return false;
     this.#taken.push(box);
     this.pen.lineWidth = 3.5;
     this.pen.lineJoin = "round";

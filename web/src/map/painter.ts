@@ -24,8 +24,12 @@ export function colours(of: Element): Colours {
     return getComputedStyle(probe).color;
   };
   const found = {
-    ink: read("--ink"), soft: read("--soft"), faint: read("--faint"), stage: read("--wash"),
-    font: getComputedStyle(probe).fontFamily, hues: Array.from({ length: HUES }, (_, i) => read(`--s${i + 1}`)),
+    ink: read("--ink"),
+    soft: read("--soft"),
+    faint: read("--faint"),
+    stage: read("--wash"),
+    font: getComputedStyle(probe).fontFamily,
+    hues: Array.from({ length: HUES }, (_, i) => read(`--s${i + 1}`)),
   };
   probe.remove();
   return found;
@@ -46,7 +50,11 @@ export class Painter {
   #few: Lines;
   #dots: { size: number; paths: Path2D[] } = { size: 0, paths: [] };
 
-  constructor(private readonly canvas: HTMLCanvasElement, private readonly graph: Graph, private readonly camera: Camera) {
+  constructor(
+    private readonly canvas: HTMLCanvasElement,
+    private readonly graph: Graph,
+    private readonly camera: Camera,
+  ) {
     this.#pen = canvas.getContext("2d")!;
     this.colours = colours(canvas.parentElement!);
     this.names = new Names(this.#pen, graph, camera);
@@ -85,9 +93,19 @@ export class Painter {
     pen.fillStyle = ink.stage;
     pen.fillRect(0, 0, camera.width, camera.height);
     const { scale } = camera;
-    pen.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * (camera.width / 2 - camera.x * scale), ratio * (camera.height / 2 - camera.y * scale));
+    pen.setTransform(
+      ratio * scale,
+      0,
+      0,
+      ratio * scale,
+      ratio * (camera.width / 2 - camera.x * scale),
+      ratio * (camera.height / 2 - camera.y * scale),
+    );
     const chosen = this.chosen;
-    const near = chosen && "entity" in chosen ? new Set([chosen.entity, ...this.graph.joined[chosen.entity]!.map((joint) => joint.other)]) : null;
+    const near =
+      chosen && "entity" in chosen
+        ? new Set([chosen.entity, ...this.graph.joined[chosen.entity]!.map((joint) => joint.other)])
+        : null;
     const home = chosen && "community" in chosen ? chosen.community : -1;
     this.#paintDiscs(home, near !== null);
     if (near) this.#paintStar(near);
@@ -151,7 +169,8 @@ export class Painter {
   #paintDots(near: Set<number> | null, home: number): void {
     const pen = this.#pen;
     const size = this.grown / this.camera.scale;
-    if (size !== this.#dots.size) this.#dots = { size, paths: this.#discsOf((i) => this.graph.entities[i]!.radius * size) };
+    if (size !== this.#dots.size)
+      this.#dots = { size, paths: this.#discsOf((i) => this.graph.entities[i]!.radius * size) };
     this.#dots.paths.forEach((path, i) => {
       const c = this.graph.communities[i]!;
       if (!this.#seen(c.x, c.y, c.r + 20 / this.camera.scale)) return;

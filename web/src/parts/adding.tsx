@@ -19,11 +19,30 @@ export function Chooser() {
   return (
     <p class="chooser">
       Drop documents or folders anywhere on this page, or{" "}
-      <button type="button" class="link" onClick={() => files.current?.click()}>choose files</button> or{" "}
-      <button type="button" class="link" onClick={() => folder.current?.click()}>a folder</button>
+      <button type="button" class="link" onClick={() => files.current?.click()}>
+        choose files
+      </button>{" "}
+      or{" "}
+      <button type="button" class="link" onClick={() => folder.current?.click()}>
+        a folder
+      </button>
       <span class="faint kinds">PDF, Word, HTML, Markdown, text, code, CSV of questions and answers</span>
-      <input ref={files} type="file" multiple hidden aria-label="files to add" onChange={(event) => take(event.currentTarget)} />
-      <input ref={folder} type="file" multiple hidden aria-label="a folder to add" onChange={(event) => take(event.currentTarget)} />
+      <input
+        ref={files}
+        type="file"
+        multiple
+        hidden
+        aria-label="files to add"
+        onChange={(event) => take(event.currentTarget)}
+      />
+      <input
+        ref={folder}
+        type="file"
+        multiple
+        hidden
+        aria-label="a folder to add"
+        onChange={(event) => take(event.currentTarget)}
+      />
     </p>
   );
 }
@@ -36,8 +55,12 @@ export function Adding() {
       {now && "what" in now && (
         <>
           <p>
-            {clean(now.what)}{now.total > 0 && ` ${many(now.done)} of ${many(now.total)}`} <bdi class="faint">{short(now.document, 70)}</bdi>{" "}
-            <button type="button" class="link" onClick={cancel}>stop</button>
+            {clean(now.what)}
+            {now.total > 0 && ` ${many(now.done)} of ${many(now.total)}`}{" "}
+            <bdi class="faint">{short(now.document, 70)}</bdi>{" "}
+            <button type="button" class="link" onClick={cancel}>
+              stop
+            </button>
           </p>
           <progress aria-label="how far" {...(now.total > 0 ? { value: now.done, max: now.total } : {})} />
         </>
@@ -47,7 +70,14 @@ export function Adding() {
           <p>{errors.value.length === 1 ? "This was not added:" : `${errors.value.length} were not added:`}</p>
           <ul>
             {errors.value.slice(0, 50).map((error, i) => (
-              <li key={i}>{error.name && <b><bdi>{short(error.name, 90)}</bdi></b>} {short(error.message.replace(`${error.name}: `, ""), 400)}</li>
+              <li key={i}>
+                {error.name && (
+                  <b>
+                    <bdi>{short(error.name, 90)}</bdi>
+                  </b>
+                )}{" "}
+                {short(error.message.replace(`${error.name}: `, ""), 400)}
+              </li>
             ))}
           </ul>
         </>
@@ -86,5 +116,11 @@ export function Drop() {
     };
   }, []);
   if (!over.value || !books.name.value) return null;
-  return <div class="drop" aria-hidden="true"><p>Let go to add to <b>{short(books.name.value, 60)}</b></p></div>;
+  return (
+    <div class="drop" aria-hidden="true">
+      <p>
+        Let go to add to <b>{short(books.name.value, 60)}</b>
+      </p>
+    </div>
+  );
 }

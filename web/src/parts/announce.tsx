@@ -24,9 +24,15 @@ export function Announce({ run }: { run: Run }) {
       said.value = clean(text.slice(told.current, ended(text)));
       told.current = ended(text);
     } else if (run.state === "done") {
-      const close = run.answer?.abstained ? `Not answered. ${run.answer.reason ?? ""}` : `${clean(text.slice(told.current))} End of the answer.`;
+      const close = run.answer?.abstained
+        ? `Not answered. ${run.answer.reason ?? ""}`
+        : `${clean(text.slice(told.current))} End of the answer.`;
       said.value = close;
     } else if (run.state === "stopped") said.value = "Stopped.";
   }, [run.state, text]);
-  return <p class="hidden" aria-live="polite">{said.value}</p>;
+  return (
+    <p class="hidden" aria-live="polite">
+      {said.value}
+    </p>
+  );
 }

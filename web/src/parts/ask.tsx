@@ -54,9 +54,17 @@ function Box() {
   };
   return (
     <form class="box" onSubmit={(event) => (event.preventDefault(), send())}>
-      <label class="hidden" for="question">Your question</label>
+      <label class="hidden" for="question">
+        Your question
+      </label>
       <textarea
-        ref={field} id="question" rows={1} dir="auto" placeholder="Ask your documents" maxLength={8000} enterkeyhint="send"
+        ref={field}
+        id="question"
+        rows={1}
+        dir="auto"
+        placeholder="Ask your documents"
+        maxLength={8000}
+        enterkeyhint="send"
         onInput={grow}
         onKeyDown={(event) => {
           if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -66,9 +74,13 @@ function Box() {
       />
       {/* Two buttons by their keys: were it one, a click on Stop would end as a submit. */}
       {busy ? (
-        <button key="stop" type="button" class="act" onClick={() => runs.panes.value.forEach(runs.stop)}>Stop</button>
+        <button key="stop" type="button" class="act" onClick={() => runs.panes.value.forEach(runs.stop)}>
+          Stop
+        </button>
       ) : (
-        <button key="ask" type="submit" class="act" disabled={none}>Ask</button>
+        <button key="ask" type="submit" class="act" disabled={none}>
+          Ask
+        </button>
       )}
     </form>
   );
@@ -77,14 +89,32 @@ function Box() {
 function Empty() {
   const book = books.book.value;
   if (!books.loaded.value) return null;
-  if (!book) return <p class="lead">There is no book here yet. Make one: <code>openbook add notes/</code>, then start <code>openbook serve</code> in the same folder.</p>;
+  if (!book)
+    return (
+      <p class="lead">
+        There is no book here yet. Make one: <code>openbook add notes/</code>, then start <code>openbook serve</code> in
+        the same folder.
+      </p>
+    );
   if (!book.passages)
-    return <p class="lead">This book is empty. Drop documents on this page, or <button type="button" class="link" onClick={() => go("documents")}>choose them</button>.</p>;
+    return (
+      <p class="lead">
+        This book is empty. Drop documents on this page, or{" "}
+        <button type="button" class="link" onClick={() => go("documents")}>
+          choose them
+        </button>
+        .
+      </p>
+    );
   return (
     <>
       <p class="lead">
-        Answers come from <b><bdi>{book.name}</bdi></b>: {counted(book.documents, "document")}, {counted(book.passages, "passage")}. Every word shows
-        which passage it came from, and how much.
+        Answers come from{" "}
+        <b>
+          <bdi>{book.name}</bdi>
+        </b>
+        : {counted(book.documents, "document")}, {counted(book.passages, "passage")}. Every word shows which passage it
+        came from, and how much.
       </p>
       <Recent />
     </>
@@ -94,7 +124,12 @@ function Empty() {
 function PaneView({ pane, index, two }: { pane: runs.Pane; index: number; two: boolean }) {
   const run = pane.run.value;
   const seen = useMemo(view, [run?.question, run?.settings]);
-  if (!run) return two ? <div class="pane"><SettingsLine pane={pane} /></div> : null;
+  if (!run)
+    return two ? (
+      <div class="pane">
+        <SettingsLine pane={pane} />
+      </div>
+    ) : null;
   const answer = run.answer;
   const shown = {
     text: answer?.abstained && answer.answer.trim() === answer.reason?.trim() ? "" : runs.textOf(run),
@@ -115,8 +150,17 @@ function PaneView({ pane, index, two }: { pane: runs.Pane; index: number; two: b
       )}
       <Announce run={run} />
       <Evidence
-        shown={shown} view={seen} narrow={two} label={`the answer to: ${run.question}`}
-        heading={answer?.abstained ? "What was found" : shown.writing && !run.tokens.length ? "What is being read" : "Where it came from"}
+        shown={shown}
+        view={seen}
+        narrow={two}
+        label={`the answer to: ${run.question}`}
+        heading={
+          answer?.abstained
+            ? "What was found"
+            : shown.writing && !run.tokens.length
+              ? "What is being read"
+              : "Where it came from"
+        }
         above={<State run={run} pane={pane} />}
         below={<Beneath pane={pane} index={index} two={two} />}
       />
@@ -125,26 +169,44 @@ function PaneView({ pane, index, two }: { pane: runs.Pane; index: number; two: b
 }
 
 function State({ run, pane }: { run: runs.Run; pane: runs.Pane }) {
-  if (run.state === "waiting") return <p class="state">{run.progress ? `${run.progress}…` : "looking for passages…"}</p>;
+  if (run.state === "waiting")
+    return <p class="state">{run.progress ? `${run.progress}…` : "looking for passages…"}</p>;
   if (run.state === "failed")
     return (
       <div class="state fault" role="alert">
         <p>{run.error}</p>
-        <button type="button" class="link" onClick={() => void runs.ask(pane, run.question)}>Ask again</button>
+        <button type="button" class="link" onClick={() => void runs.ask(pane, run.question)}>
+          Ask again
+        </button>
       </div>
     );
   if (run.state === "stopped")
-    return <p class="state">Stopped. <button type="button" class="link" onClick={() => void runs.ask(pane, run.question)}>Ask again</button></p>;
+    return (
+      <p class="state">
+        Stopped.{" "}
+        <button type="button" class="link" onClick={() => void runs.ask(pane, run.question)}>
+          Ask again
+        </button>
+      </p>
+    );
   if (run.answer?.abstained)
     return (
       <div class="abstained">
         <p class="no">Not answered.</p>
-        <p class="why" dir="auto">{sentence(run.answer.reason) || "Nothing in the book answers this."}</p>
+        <p class="why" dir="auto">
+          {sentence(run.answer.reason) || "Nothing in the book answers this."}
+        </p>
         <p class="what">
           See what was found, ask in the documents’ own words
           {!run.settings.anyway && !run.settings.robust && (
-            <>, or <button type="button" class="link" onClick={() => runs.change(pane, { anyway: true })}>answer anyway</button></>
-          )}.
+            <>
+              , or{" "}
+              <button type="button" class="link" onClick={() => runs.change(pane, { anyway: true })}>
+                answer anyway
+              </button>
+            </>
+          )}
+          .
         </p>
         {run.tokens.length > 0 && <p class="what">What the model would have written:</p>}
       </div>

@@ -28,14 +28,22 @@ export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; 
       <p class="facts">{facts.join(" · ")}</p>
       <p class="acts">
         {two ? (
-          <button type="button" class="link" onClick={() => runs.single(index)}>Keep this one</button>
+          <button type="button" class="link" onClick={() => runs.single(index)}>
+            Keep this one
+          </button>
         ) : (
-          <button type="button" class="link" onClick={runs.compare}>{before ? "Show both side by side" : "Compare with other settings"}</button>
+          <button type="button" class="link" onClick={runs.compare}>
+            {before ? "Show both side by side" : "Compare with other settings"}
+          </button>
         )}
         {answer.id != null && (
           <>
-            <button type="button" class="link" onClick={() => void save(answer, "html")}>Save as a page</button>
-            <button type="button" class="link" onClick={() => void save(answer, "md")}>as Markdown</button>
+            <button type="button" class="link" onClick={() => void save(answer, "html")}>
+              Save as a page
+            </button>
+            <button type="button" class="link" onClick={() => void save(answer, "md")}>
+              as Markdown
+            </button>
           </>
         )}
       </p>
@@ -77,5 +85,9 @@ function Before({ run, before }: { run: runs.Run; before: runs.Run }) {
 export function Between() {
   const [one, other] = runs.panes.value.map((pane) => pane.run.value);
   if (one?.state !== "done" || other?.state !== "done") return null;
-  return <p class="before between">The two: {figures(one)}, and {figures(other)}; {same(one, other)}.</p>;
+  return (
+    <p class="before between">
+      The two: {figures(one)}, and {figures(other)}; {same(one, other)}.
+    </p>
+  );
 }

@@ -12,7 +12,15 @@ export function DocumentReader({ doc, onClose }: { doc: Doc; onClose: () => void
   return (
     <Dialog title={short(doc.name, 120)} wide onClose={onClose}>
       {paged.value ? (
-        <Page document={doc.name} first={1} last={doc.pages ?? undefined} passage={start} places={[]} version={undefined} onNone={() => (paged.value = false)} />
+        <Page
+          document={doc.name}
+          first={1}
+          last={doc.pages ?? undefined}
+          passage={start}
+          places={[]}
+          version={undefined}
+          onNone={() => (paged.value = false)}
+        />
       ) : (
         <Words document={doc.name} passage={start} places={[]} chosen={null} version={undefined} />
       )}

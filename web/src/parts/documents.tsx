@@ -34,28 +34,56 @@ export function Documents() {
   }, [book?.name, book?.version]);
   const found = useComputed(() => {
     const wanted = filter.value.trim().toLocaleLowerCase();
-    return wanted ? held.value.filter((doc) => `${doc.name} ${doc.title ?? ""}`.toLocaleLowerCase().includes(wanted)) : held.value;
+    return wanted
+      ? held.value.filter((doc) => `${doc.name} ${doc.title ?? ""}`.toLocaleLowerCase().includes(wanted))
+      : held.value;
   });
-  if (!book) return <p class="lead">There is no book here yet. Make one: <code>openbook add notes/</code>, then start the server again.</p>;
+  if (!book)
+    return (
+      <p class="lead">
+        There is no book here yet. Make one: <code>openbook add notes/</code>, then start the server again.
+      </p>
+    );
   return (
     <div class="room">
       <section>
-        <h1><bdi>{short(book.name, 80)}</bdi></h1>
-        <p class="meta">{counted(book.documents, "document")}, {counted(book.passages, "passage")}, version {book.version}</p>
+        <h1>
+          <bdi>{short(book.name, 80)}</bdi>
+        </h1>
+        <p class="meta">
+          {counted(book.documents, "document")}, {counted(book.passages, "passage")}, version {book.version}
+        </p>
         <Chooser />
         {(adding.value || errors.value.length > 0) && <Adding />}
-        {fault.value && <p class="state fault" role="alert">{fault.value}</p>}
+        {fault.value && (
+          <p class="state fault" role="alert">
+            {fault.value}
+          </p>
+        )}
         {held.value.length > 10 && (
-          <input class="filter" type="search" aria-label="filter the documents by name" placeholder="Filter by name" onInput={(event) => (filter.value = event.currentTarget.value)} />
+          <input
+            class="filter"
+            type="search"
+            aria-label="filter the documents by name"
+            placeholder="Filter by name"
+            onInput={(event) => (filter.value = event.currentTarget.value)}
+          />
         )}
         <ul class="documents" aria-label="documents">
           {found.value.slice(0, most.value).map((doc) => (
-            <Row key={doc.name} doc={doc} onRead={() => (reading.value = doc)} onForget={() => (forgetting.value = doc)} />
+            <Row
+              key={doc.name}
+              doc={doc}
+              onRead={() => (reading.value = doc)}
+              onForget={() => (forgetting.value = doc)}
+            />
           ))}
         </ul>
         {filter.value && !found.value.length && <p class="faint">No document is called like this.</p>}
         {found.value.length > most.value && (
-          <button type="button" class="link" onClick={() => (most.value += 5 * AT_ONCE)}>show more of {many(found.value.length)}</button>
+          <button type="button" class="link" onClick={() => (most.value += 5 * AT_ONCE)}>
+            show more of {many(found.value.length)}
+          </button>
         )}
       </section>
       <Versions />
@@ -71,10 +99,18 @@ function Row({ doc, onRead, onForget }: { doc: Doc; onRead: () => void; onForget
   return (
     <li>
       <button type="button" class="name" onClick={onRead}>
-        <bdi><span class="folder">{name.slice(0, slash)}</span>{name.slice(slash)}</bdi>
+        <bdi>
+          <span class="folder">{name.slice(0, slash)}</span>
+          {name.slice(slash)}
+        </bdi>
       </button>
-      <span class="faint">{doc.pages ? `${counted(doc.pages, "page")}, ` : ""}{counted(doc.passages, "passage")}</span>
-      <button type="button" class="link" aria-label={`forget ${name}`} onClick={onForget}>forget</button>
+      <span class="faint">
+        {doc.pages ? `${counted(doc.pages, "page")}, ` : ""}
+        {counted(doc.passages, "passage")}
+      </span>
+      <button type="button" class="link" aria-label={`forget ${name}`} onClick={onForget}>
+        forget
+      </button>
     </li>
   );
 }

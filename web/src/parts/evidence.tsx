@@ -40,13 +40,25 @@ export function Evidence(props: Props) {
 
 function Account({ shown, view, heading, above, below, narrow, label }: Props) {
   const { text, tokens, sources, citations, sentences } = shown;
-  const cut = useMemo(() => pieces(text, tokens, sources, citations, sentences), [text, tokens, sources, citations, sentences]);
+  const cut = useMemo(
+    () => pieces(text, tokens, sources, citations, sentences),
+    [text, tokens, sources, citations, sentences],
+  );
   const bits = useMemo(() => total(tokens), [tokens]);
   return (
     <div class={narrow ? "evidence narrow" : "evidence"}>
       <section class="said" aria-label={label}>
         {above}
-        {text && <Text pieces={cut} sources={sources} view={view} long={text.length} writing={shown.writing ?? false} unsaid={shown.abstained ?? false} />}
+        {text && (
+          <Text
+            pieces={cut}
+            sources={sources}
+            view={view}
+            long={text.length}
+            writing={shown.writing ?? false}
+            unsaid={shown.abstained ?? false}
+          />
+        )}
         {tokens.length > 0 && (
           <>
             <Strip tokens={tokens} sources={sources} view={view} />
@@ -72,11 +84,18 @@ function Legend({ judged }: { judged: boolean }) {
   return (
     <p class="legend">
       <span>
-        <span class="key l1 s1">under</span><span class="key l3 s1">li</span><span class="key l5 s1">ned</span> the book added
-        it: the stronger, the more bits
+        <span class="key l1 s1">under</span>
+        <span class="key l3 s1">li</span>
+        <span class="key l5 s1">ned</span> the book added it: the stronger, the more bits
       </span>
-      <span><span class="key">plain</span> the model would have written it anyway</span>
-      {judged && <span><span class="key doubted">wavy</span> nothing carries it</span>}
+      <span>
+        <span class="key">plain</span> the model would have written it anyway
+      </span>
+      {judged && (
+        <span>
+          <span class="key doubted">wavy</span> nothing carries it
+        </span>
+      )}
     </p>
   );
 }

@@ -34,26 +34,56 @@ export function Field<T>({ asking, label, placeholder, act, tall, most = 8000 }:
   };
   return (
     <form class={tall ? "box tall" : "box"} onSubmit={(event) => (event.preventDefault(), send())}>
-      <label class="hidden" for={id}>{label}</label>
+      <label class="hidden" for={id}>
+        {label}
+      </label>
       <textarea
-        ref={field} id={id} rows={tall ? 3 : 1} dir="auto" placeholder={placeholder} maxLength={most} onInput={grow} data-ask
+        ref={field}
+        id={id}
+        rows={tall ? 3 : 1}
+        dir="auto"
+        placeholder={placeholder}
+        maxLength={most}
+        onInput={grow}
+        data-ask
         onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.isComposing || (tall ? !(event.ctrlKey || event.metaKey) : event.shiftKey)) return;
+          if (event.key !== "Enter" || event.isComposing || (tall ? !(event.ctrlKey || event.metaKey) : event.shiftKey))
+            return;
           event.preventDefault();
           send();
         }}
       />
-      {busy ? <button key="stop" type="button" class="act" onClick={asking.stop}>Stop</button> : <button key="ask" type="submit" class="act">{act}</button>}
+      {busy ? (
+        <button key="stop" type="button" class="act" onClick={asking.stop}>
+          Stop
+        </button>
+      ) : (
+        <button key="ask" type="submit" class="act">
+          {act}
+        </button>
+      )}
     </form>
   );
 }
 
-export function Outcome<T>({ asking, waiting = "looking…", children }: { asking: Asking<T>; waiting?: string; children: (value: T) => ComponentChildren }) {
+export function Outcome<T>({
+  asking,
+  waiting = "looking…",
+  children,
+}: {
+  asking: Asking<T>;
+  waiting?: string;
+  children: (value: T) => ComponentChildren;
+}) {
   const outcome = asking.outcome.value;
   return (
     <div class="outcome" aria-live="polite" aria-busy={outcome.state === "waiting"}>
       {outcome.state === "waiting" && <p class="state">{waiting}</p>}
-      {outcome.state === "failed" && <p class="state fault" role="alert">{outcome.error}</p>}
+      {outcome.state === "failed" && (
+        <p class="state fault" role="alert">
+          {outcome.error}
+        </p>
+      )}
       {outcome.state === "done" && children(outcome.value)}
     </div>
   );

@@ -25,15 +25,21 @@ export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
   return (
     <Dialog title={`Forget ${short(doc.name, 90)}?`} onClose={onClose}>
       <p>
-        Its text leaves the book, its index, its older versions and the answers that quote it, and no answer can rest on it any more. This
-        cannot be undone; a file of your own outside the book stays where it is.
+        Its text leaves the book, its index, its older versions and the answers that quote it, and no answer can rest on
+        it any more. This cannot be undone; a file of your own outside the book stays where it is.
       </p>
-      {fault.value && <p class="state fault" role="alert">{fault.value}</p>}
+      {fault.value && (
+        <p class="state fault" role="alert">
+          {fault.value}
+        </p>
+      )}
       <p class="acts">
         <button type="button" class="act" disabled={busy.value} onClick={() => void forget(Boolean(fault.value))}>
           {busy.value ? "forgetting…" : fault.value ? "Forget it, named versions too" : "Forget it"}
         </button>
-        <button type="button" class="act second" onClick={onClose}>Keep it</button>
+        <button type="button" class="act second" onClick={onClose}>
+          Keep it
+        </button>
       </p>
     </Dialog>
   );

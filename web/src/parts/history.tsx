@@ -21,34 +21,57 @@ export function History() {
   const fault = useSignal("");
   const wanted = place.value[1];
   useEffect(() => {
-    get<{ data: Kept[] }>(`/v1/answers?limit=${most.value}`).then((found) => (kept.value = found.data), (error: unknown) => (fault.value = message(error)));
+    get<{ data: Kept[] }>(`/v1/answers?limit=${most.value}`).then(
+      (found) => (kept.value = found.data),
+      (error: unknown) => (fault.value = message(error)),
+    );
   }, [most.value]);
   useEffect(() => {
     const cut = wanted.lastIndexOf(":");
     if (cut < 0) return;
     const book = encodeURIComponent(wanted.slice(0, cut));
-    get<Answer>(`/v1/answers/${encodeURIComponent(wanted.slice(cut + 1))}?book=${book}`).then((answer) => {
-      recall(answer);
-      go("ask");
-    }, (error: unknown) => (fault.value = message(error)));
+    get<Answer>(`/v1/answers/${encodeURIComponent(wanted.slice(cut + 1))}?book=${book}`).then(
+      (answer) => {
+        recall(answer);
+        go("ask");
+      },
+      (error: unknown) => (fault.value = message(error)),
+    );
   }, [wanted]);
   return (
     <div class="room plain">
       <h1>Answers given</h1>
-      {fault.value && <p class="state fault" role="alert">{fault.value}</p>}
+      {fault.value && (
+        <p class="state fault" role="alert">
+          {fault.value}
+        </p>
+      )}
       {kept.value?.length === 0 && <p class="lead">None yet.</p>}
       <ol class="answers">
         {(kept.value ?? []).map((each) => (
           <li key={address(each)}>
             <a href={`#/history/${encodeURIComponent(address(each))}`}>
               <b dir="auto">{short(each.question, 200)}</b>
-              <span class="gist" dir="auto">{each.abstained ? "Not answered." : short(each.answer, 240)}</span>
+              <span class="gist" dir="auto">
+                {each.abstained ? "Not answered." : short(each.answer, 240)}
+              </span>
             </a>
-            <span class="faint">{books.value.length > 1 && <><bdi>{short(each.book, 40)}</bdi> · </>}{when(each.when)}</span>
+            <span class="faint">
+              {books.value.length > 1 && (
+                <>
+                  <bdi>{short(each.book, 40)}</bdi> ·{" "}
+                </>
+              )}
+              {when(each.when)}
+            </span>
           </li>
         ))}
       </ol>
-      {(kept.value?.length ?? 0) >= most.value && <button type="button" class="link" onClick={() => (most.value += 4 * SOME)}>show older ones</button>}
+      {(kept.value?.length ?? 0) >= most.value && (
+        <button type="button" class="link" onClick={() => (most.value += 4 * SOME)}>
+          show older ones
+        </button>
+      )}
     </div>
   );
 }

@@ -21,7 +21,9 @@ export function Look({ tokens, sources, view }: { tokens: Token[]; sources: Sour
     const pane = here?.parentElement;
     if (!here || !pane || !token) return;
     const words = [...pane.querySelectorAll<HTMLElement>(".answer .t")];
-    const word = words.find((each) => at >= Number(each.dataset.i) && at < Number(each.dataset.i) + Number(each.dataset.n));
+    const word = words.find(
+      (each) => at >= Number(each.dataset.i) && at < Number(each.dataset.i) + Number(each.dataset.n),
+    );
     const anchor = by === "strip" ? pane.querySelectorAll(".strip > i")[at] : word;
     if (anchor) beside(here, anchor, by === "strip");
   });
@@ -34,7 +36,12 @@ export function Look({ tokens, sources, view }: { tokens: Token[]; sources: Sour
     .sort((a, b) => b.share - a.share);
   return (
     <div ref={box} id="look" class="look" role="tooltip">
-      <p class="head"><b>{clean(token.text).trim() || "\u2423"}</b><span>token {at + 1} of {tokens.length}</span></p>
+      <p class="head">
+        <b>{clean(token.text).trim() || "\u2423"}</b>
+        <span>
+          token {at + 1} of {tokens.length}
+        </span>
+      </p>
       <p class="sum">
         p {chance(token.p)}
         {token.bits !== null && ` · ${token.bits > 0.05 ? "+" : ""}${signed(token.bits)} bits from the book`}
@@ -43,9 +50,13 @@ export function Look({ tokens, sources, view }: { tokens: Token[]; sources: Sour
         {carried.slice(0, MOST).map(({ source, number, share }) => (
           <li key={source.id} class={hue(number)}>
             <span class="number">{number ?? "·"}</span>
-            <span class="meter" aria-hidden="true"><i style={{ width: `${100 * Math.min(1, share)}%` }} /></span>
+            <span class="meter" aria-hidden="true">
+              <i style={{ width: `${100 * Math.min(1, share)}%` }} />
+            </span>
             <span class="value">{percent(share)}</span>
-            <span class="of"><bdi>{short(nameOf(source).split("/").at(-1), 40)}</bdi></span>
+            <span class="of">
+              <bdi>{short(nameOf(source).split("/").at(-1), 40)}</bdi>
+            </span>
           </li>
         ))}
       </ul>

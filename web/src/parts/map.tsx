@@ -23,7 +23,10 @@ export function GraphMap() {
     const control = new AbortController();
     fault.value = "";
     if (books.name.value)
-      get<GraphData>(books.path("/graph"), control.signal).then((found) => (data.value = found), (error: unknown) => control.signal.aborted || (fault.value = message(error)));
+      get<GraphData>(books.path("/graph"), control.signal).then(
+        (found) => (data.value = found),
+        (error: unknown) => control.signal.aborted || (fault.value = message(error)),
+      );
     return () => control.abort();
   }, [version]);
   if (fault.value) return <p class="lead">{fault.value}</p>;
@@ -47,7 +50,9 @@ function Atlas({ data }: { data: GraphData }) {
     if (what && move) {
       const entity = "entity" in what ? graph.entities[what.entity]! : null;
       const disc = graph.communities[entity ? entity.home : (what as { community: number }).community]!;
-      const scale = entity ? Math.max(on.camera.scale, 1.4) : Math.min(on.camera.width, on.camera.height) / (2.3 * disc.r);
+      const scale = entity
+        ? Math.max(on.camera.scale, 1.4)
+        : Math.min(on.camera.width, on.camera.height) / (2.3 * disc.r);
       on.camera.fly({ x: entity?.x ?? disc.x, y: entity?.y ?? disc.y, scale });
     } else on.draw();
   };
@@ -91,17 +96,36 @@ function Atlas({ data }: { data: GraphData }) {
   return (
     <div class="atlas">
       <section class="stage" aria-label="the map">
-        <canvas ref={canvas} tabIndex={0} role="img"
-          aria-label={`A map of ${graph.entities.length} names in ${graph.communities.length} communities; the list beside it says the same. Arrow keys move, plus and minus zoom, 0 shows all.`} />
+        <canvas
+          ref={canvas}
+          tabIndex={0}
+          role="img"
+          aria-label={`A map of ${graph.entities.length} names in ${graph.communities.length} communities; the list beside it says the same. Arrow keys move, plus and minus zoom, 0 shows all.`}
+        />
         <div class="tools">
-          <button type="button" aria-label="nearer" onClick={() => camera()?.zoom(1.5)}>+</button>
-          <button type="button" aria-label="farther" onClick={() => camera()?.zoom(1 / 1.5)}>−</button>
-          <button type="button" aria-label="show all" onClick={() => camera()?.fly(camera()!.whole())}>⤢</button>
+          <button type="button" aria-label="nearer" onClick={() => camera()?.zoom(1.5)}>
+            +
+          </button>
+          <button type="button" aria-label="farther" onClick={() => camera()?.zoom(1 / 1.5)}>
+            −
+          </button>
+          <button type="button" aria-label="show all" onClick={() => camera()?.fly(camera()!.whole())}>
+            ⤢
+          </button>
         </div>
       </section>
       <aside class="rail" aria-label="names">
-        <input type="search" aria-label="search the names" placeholder="Search names" autocomplete="off" onInput={(event) => (search.value = event.currentTarget.value)} />
-        <p class="meta">{counted(graph.entities.length, "name")}, {counted(graph.relations.length, "relation")}, {graph.communities.length === 1 ? "1 community" : `${graph.communities.length} communities`}</p>
+        <input
+          type="search"
+          aria-label="search the names"
+          placeholder="Search names"
+          autocomplete="off"
+          onInput={(event) => (search.value = event.currentTarget.value)}
+        />
+        <p class="meta">
+          {counted(graph.entities.length, "name")}, {counted(graph.relations.length, "relation")},{" "}
+          {graph.communities.length === 1 ? "1 community" : `${graph.communities.length} communities`}
+        </p>
         {search.value.trim() ? (
           <Found graph={graph} text={search.value} choose={(what) => choose(what, true)} />
         ) : chosen.value ? (
@@ -109,7 +133,12 @@ function Atlas({ data }: { data: GraphData }) {
         ) : (
           <Communities graph={graph} choose={(what) => choose(what, true)} />
         )}
-        <p class="hidden" aria-live="polite">{chosen.value && ("entity" in chosen.value ? clean(graph.entities[chosen.value.entity]!.name) : clean(graph.communities[chosen.value.community]!.title))}</p>
+        <p class="hidden" aria-live="polite">
+          {chosen.value &&
+            ("entity" in chosen.value
+              ? clean(graph.entities[chosen.value.entity]!.name)
+              : clean(graph.communities[chosen.value.community]!.title))}
+        </p>
       </aside>
     </div>
   );

@@ -20,7 +20,8 @@ export function Communities({ graph, choose }: Props) {
       {graph.communities.map((community, i) => (
         <li key={i} class={hue(i + 1)}>
           <button type="button" onClick={() => choose({ community: i })}>
-            <span class="dot" aria-hidden="true" /><b dir="auto">{short(community.title, 90)}</b> <span class="faint">{community.size}</span>
+            <span class="dot" aria-hidden="true" />
+            <b dir="auto">{short(community.title, 90)}</b> <span class="faint">{community.size}</span>
           </button>
         </li>
       ))}
@@ -38,7 +39,9 @@ export function Found({ graph, text, choose }: Props & { text: string }) {
         return (
           <li key={i} class={hue(entity.home + 1)}>
             <button type="button" onClick={() => choose({ entity: i })}>
-              <span class="dot" aria-hidden="true" /><b dir="auto">{short(entity.name, 90)}</b> <span class="faint">{short(graph.communities[entity.home]?.title.split(", ")[0], 40)}</span>
+              <span class="dot" aria-hidden="true" />
+              <b dir="auto">{short(entity.name, 90)}</b>{" "}
+              <span class="faint">{short(graph.communities[entity.home]?.title.split(", ")[0], 40)}</span>
             </button>
           </li>
         );
@@ -48,7 +51,11 @@ export function Found({ graph, text, choose }: Props & { text: string }) {
 }
 
 export function Detail({ graph, chosen, choose }: Props & { chosen: NonNullable<Chosen> }) {
-  return "entity" in chosen ? <Name key={chosen.entity} graph={graph} at={chosen.entity} choose={choose} /> : <Group graph={graph} at={chosen.community} choose={choose} />;
+  return "entity" in chosen ? (
+    <Name key={chosen.entity} graph={graph} at={chosen.entity} choose={choose} />
+  ) : (
+    <Group graph={graph} at={chosen.community} choose={choose} />
+  );
 }
 
 function Name({ graph, at, choose }: Props & { at: number }) {
@@ -58,16 +65,26 @@ function Name({ graph, at, choose }: Props & { at: number }) {
   const joint = joints.find(({ other }) => other === open.value);
   return (
     <div class={`detail ${hue(entity.home + 1)}`}>
-      <button type="button" class="link" onClick={() => choose(null)}>all communities</button>
+      <button type="button" class="link" onClick={() => choose(null)}>
+        all communities
+      </button>
       <h2 dir="auto">{clean(entity.name)}</h2>
       <p class="meta">
-        {clean(entity.kind)} in <button type="button" class="link" onClick={() => choose({ community: entity.home })}>{short(graph.communities[entity.home]?.title, 90)}</button>
+        {clean(entity.kind)} in{" "}
+        <button type="button" class="link" onClick={() => choose({ community: entity.home })}>
+          {short(graph.communities[entity.home]?.title, 90)}
+        </button>
         {entity.forms && ` · also: ${short(entity.forms, 200)}`}
       </p>
       {joints.length > 0 && <h3>related; choose one to see what joins them</h3>}
       <p class="related">
         {joints.map(({ other }) => (
-          <button key={other} type="button" aria-expanded={open.value === other} onClick={() => (open.value === other ? choose({ entity: other }) : (open.value = other))}>
+          <button
+            key={other}
+            type="button"
+            aria-expanded={open.value === other}
+            onClick={() => (open.value === other ? choose({ entity: other }) : (open.value = other))}
+          >
             {short(graph.entities[other]!.name, 60)}
           </button>
         ))}
@@ -79,7 +96,9 @@ function Name({ graph, at, choose }: Props & { at: number }) {
         </>
       )}
       {entity.said.length > 0 && <h3>said in</h3>}
-      {graph.apart(entity.said).map((n) => <Quote key={n} graph={graph} at={n} names={[entity.name]} />)}
+      {graph.apart(entity.said).map((n) => (
+        <Quote key={n} graph={graph} at={n} names={[entity.name]} />
+      ))}
     </div>
   );
 }
@@ -89,14 +108,22 @@ function Group({ graph, at, choose }: Props & { at: number }) {
   const members = graph.strongest.filter((i) => graph.entities[i]!.home === at).slice(0, RELATED);
   return (
     <div class={`detail ${hue(at + 1)}`}>
-      <button type="button" class="link" onClick={() => choose(null)}>all communities</button>
+      <button type="button" class="link" onClick={() => choose(null)}>
+        all communities
+      </button>
       <h2 dir="auto">{clean(community.title)}</h2>
       <p class="meta">a community of {counted(community.size, "name")}</p>
       <p class="related">
-        {members.map((i) => <button key={i} type="button" onClick={() => choose({ entity: i })}>{short(graph.entities[i]!.name, 60)}</button>)}
+        {members.map((i) => (
+          <button key={i} type="button" onClick={() => choose({ entity: i })}>
+            {short(graph.entities[i]!.name, 60)}
+          </button>
+        ))}
       </p>
       {community.said.length > 0 && <h3>the sentences that carry it</h3>}
-      {graph.apart(community.said).map((n) => <Quote key={n} graph={graph} at={n} names={community.key.slice(0, MARKED)} />)}
+      {graph.apart(community.said).map((n) => (
+        <Quote key={n} graph={graph} at={n} names={community.key.slice(0, MARKED)} />
+      ))}
     </div>
   );
 }
@@ -106,8 +133,12 @@ function Quote({ graph, at, names }: { graph: Graph; at: number; names: string[]
   const [document, place, text] = graph.data.sentences[at] ?? [0, "", ""];
   return (
     <blockquote dir="auto">
-      {marked(clean(text), names.map(clean)).map((part, i) => (part.name ? <mark key={i}>{part.text}</mark> : part.text))}
-      <footer><bdi>{short(graph.data.documents[document], 120)}</bdi>, {place}</footer>
+      {marked(clean(text), names.map(clean)).map((part, i) =>
+        part.name ? <mark key={i}>{part.text}</mark> : part.text,
+      )}
+      <footer>
+        <bdi>{short(graph.data.documents[document], 120)}</bdi>, {place}
+      </footer>
     </blockquote>
   );
 }
@@ -116,6 +147,9 @@ function Quote({ graph, at, names }: { graph: Graph; at: number; names: string[]
 function marked(text: string, names: string[]): { text: string; name: boolean }[] {
   const wanted = names.filter((name) => name.length > 1).sort((a, b) => b.length - a.length);
   if (!wanted.length) return [{ text, name: false }];
-  const pattern = new RegExp(`(${wanted.map((name) => name.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&")).join("|")})`, "giu");
+  const pattern = new RegExp(
+    `(${wanted.map((name) => name.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&")).join("|")})`,
+    "giu",
+  );
   return text.split(pattern).map((part, i) => ({ text: part, name: i % 2 === 1 }));
 }

@@ -16,7 +16,15 @@ import { GraphMap } from "./map";
 import { Overview } from "./overview";
 import { Shortcuts } from "./shortcuts";
 
-const ROOMS = { ask: Ask, documents: Documents, map: GraphMap, faq: Faq, check: Check, overview: Overview, history: History };
+const ROOMS = {
+  ask: Ask,
+  documents: Documents,
+  map: GraphMap,
+  faq: Faq,
+  check: Check,
+  overview: Overview,
+  history: History,
+};
 
 export function Page() {
   const Room = ROOMS[part.value];
@@ -26,12 +34,20 @@ export function Page() {
   }, [part.value]);
   return (
     <>
-      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>To the content</a>
+      <a
+        class="skip"
+        href="#main"
+        onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}
+      >
+        To the content
+      </a>
       <Head />
       <main id="main" tabIndex={-1}>
         {books.trouble.value ? <Trouble /> : <Room />}
       </main>
-      <footer class="foot"><Shortcuts /> <span>Everything stays on the machine that serves this page.</span></footer>
+      <footer class="foot">
+        <Shortcuts /> <span>Everything stays on the machine that serves this page.</span>
+      </footer>
       <Drop />
     </>
   );
@@ -40,23 +56,41 @@ export function Page() {
 function Head() {
   return (
     <header class="head">
-      <a class="mark" href="#/ask">openbook</a>
+      <a class="mark" href="#/ask">
+        openbook
+      </a>
       <nav aria-label="parts of the page">
         {PARTS.map(([name, label]) => (
-          <a key={name} href={`#/${name}`} aria-current={part.value === name ? "page" : undefined}>{label}</a>
+          <a key={name} href={`#/${name}`} aria-current={part.value === name ? "page" : undefined}>
+            {label}
+          </a>
         ))}
       </nav>
       <div class="side">
         {books.books.value.length > 0 && (
-          <select class="which" aria-label="Book" value={books.name.value} onChange={(event) => void books.choose(event.currentTarget.value)}>
-              {books.books.value.map((book) => <option key={book.name} value={book.name}>{book.name}</option>)}
-            </select>
-        )}
-        <select class="which" aria-label="Light or dark" value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as typeof theme.value)}>
-            <option value="auto">auto</option>
-            <option value="light">light</option>
-            <option value="dark">dark</option>
+          <select
+            class="which"
+            aria-label="Book"
+            value={books.name.value}
+            onChange={(event) => void books.choose(event.currentTarget.value)}
+          >
+            {books.books.value.map((book) => (
+              <option key={book.name} value={book.name}>
+                {book.name}
+              </option>
+            ))}
           </select>
+        )}
+        <select
+          class="which"
+          aria-label="Light or dark"
+          value={theme.value}
+          onChange={(event) => (theme.value = event.currentTarget.value as typeof theme.value)}
+        >
+          <option value="auto">auto</option>
+          <option value="light">light</option>
+          <option value="dark">dark</option>
+        </select>
       </div>
     </header>
   );
@@ -70,12 +104,24 @@ function Trouble() {
       <p>{text}</p>
       {key ? (
         <form class="box" onSubmit={(event) => (event.preventDefault(), useKey(typed.value), void books.refresh())}>
-          <label class="hidden" for="key">Key</label>
-          <input id="key" type="password" autocomplete="off" placeholder="The server’s key" onInput={(event) => (typed.value = event.currentTarget.value)} />
-          <button type="submit" class="act">Use it</button>
+          <label class="hidden" for="key">
+            Key
+          </label>
+          <input
+            id="key"
+            type="password"
+            autocomplete="off"
+            placeholder="The server’s key"
+            onInput={(event) => (typed.value = event.currentTarget.value)}
+          />
+          <button type="submit" class="act">
+            Use it
+          </button>
         </form>
       ) : (
-        <button type="button" class="link" onClick={() => void books.refresh()}>Try again</button>
+        <button type="button" class="link" onClick={() => void books.refresh()}>
+          Try again
+        </button>
       )}
     </section>
   );

@@ -24,7 +24,10 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
   useEffect(() => {
     member.value = cited?.member ?? 0;
   }, [opened]);
-  useLayoutEffect(() => box.current?.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" }), [opened]);
+  useLayoutEffect(
+    () => box.current?.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" }),
+    [opened],
+  );
   if (!opened || !source) return null;
   const number = numbers(shown.sources)[opened.source] ?? null;
   const members = source.members ?? [];
@@ -42,22 +45,46 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
           <bdi title={name.length > 90 ? short(name, 600) : undefined}>{short(name, 90)}</bdi>
           <span class="faint">{placeOf(passage)}</span>
         </h3>
-        {members.length > 1 && members.map((each, i) => (
-          <button key={i} type="button" class="link" aria-pressed={i === member.value} onClick={() => (member.value = i)}>
-            <bdi>{short(each.document.split("/").at(-1), 40)}</bdi>
-          </button>
-        ))}
+        {members.length > 1 &&
+          members.map((each, i) => (
+            <button
+              key={i}
+              type="button"
+              class="link"
+              aria-pressed={i === member.value}
+              onClick={() => (member.value = i)}
+            >
+              <bdi>{short(each.document.split("/").at(-1), 40)}</bdi>
+            </button>
+          ))}
         {page !== null && (
           <button type="button" class="link" onClick={() => (paged.value = !paged.value)}>
             {paged.value ? "as text" : "as a page"}
           </button>
         )}
-        <button type="button" class="close" aria-label="close the passage" onClick={() => (view.opened.value = null)}>×</button>
+        <button type="button" class="close" aria-label="close the passage" onClick={() => (view.opened.value = null)}>
+          ×
+        </button>
       </header>
       {page !== null && paged.value ? (
-        <Page key={`${name}·${page}`} document={name} first={page} passage={passage} places={places.map(({ span }) => span)} version={shown.version} onNone={() => (paged.value = false)} />
+        <Page
+          key={`${name}·${page}`}
+          document={name}
+          first={page}
+          passage={passage}
+          places={places.map(({ span }) => span)}
+          version={shown.version}
+          onNone={() => (paged.value = false)}
+        />
       ) : (
-        <Words key={`${name}·${passage.span?.[0]}`} document={name} passage={passage} places={places} chosen={opened.citation} version={shown.version} />
+        <Words
+          key={`${name}·${passage.span?.[0]}`}
+          document={name}
+          passage={passage}
+          places={places}
+          chosen={opened.citation}
+          version={shown.version}
+        />
       )}
     </section>
   );
@@ -80,12 +107,19 @@ export function Words({ document, passage, places, chosen, version }: WordsProps
     const control = new AbortController();
     const at = version ? `?at=${version}` : "";
     // Where the document is gone meanwhile, the passage, which the answer holds, is all there is to show.
-    if (passage.span) get<DocText>(books.path(`/documents/${named(document)}${at}`), control.signal).then((found) => (whole.value = new Points(found.text)), () => undefined);
+    if (passage.span)
+      get<DocText>(books.path(`/documents/${named(document)}${at}`), control.signal).then(
+        (found) => (whole.value = new Points(found.text)),
+        () => undefined,
+      );
     return () => control.abort();
   }, [document]);
   useLayoutEffect(() => {
     const text = box.current;
-    const mark = text?.querySelector<HTMLElement>("mark.on") ?? text?.querySelector<HTMLElement>("mark") ?? text?.querySelector<HTMLElement>(".passage");
+    const mark =
+      text?.querySelector<HTMLElement>("mark.on") ??
+      text?.querySelector<HTMLElement>("mark") ??
+      text?.querySelector<HTMLElement>(".passage");
     if (text && mark) text.scrollTop = mark.offsetTop - text.clientHeight / 3;
   }, [whole.value, chosen]);
   const before = whole.value ? Math.max(0, start - around.value[0]) : start;
@@ -95,19 +129,29 @@ export function Words({ document, passage, places, chosen, version }: WordsProps
   };
   return (
     <div class="words" ref={box} dir="auto" lang="" tabIndex={0} role="region" aria-label="text of the document">
-      {whole.value && before > 0 && <button type="button" class="link more" onClick={() => more(0)}>what stands before</button>}
+      {whole.value && before > 0 && (
+        <button type="button" class="link more" onClick={() => more(0)}>
+          what stands before
+        </button>
+      )}
       {whole.value && <span class="around">{clean(whole.value.slice(before, start))}</span>}
       <span class="passage">
         {marks(passage.text ?? "", start, places).map((mark, i) =>
           mark.citations.length ? (
-            <mark key={i} class={chosen !== null && mark.citations.includes(chosen) ? "on" : ""}>{mark.text}</mark>
+            <mark key={i} class={chosen !== null && mark.citations.includes(chosen) ? "on" : ""}>
+              {mark.text}
+            </mark>
           ) : (
             mark.text
           ),
         )}
       </span>
       {whole.value && <span class="around">{clean(whole.value.slice(end, after))}</span>}
-      {whole.value && after < whole.value.length && <button type="button" class="link more" onClick={() => more(1)}>what stands after</button>}
+      {whole.value && after < whole.value.length && (
+        <button type="button" class="link more" onClick={() => more(1)}>
+          what stands after
+        </button>
+      )}
     </div>
   );
 }
@@ -126,19 +170,28 @@ export function Page({ document, first, last, passage, places, version, onNone }
   const page = useSignal(first);
   const picture = useSignal("");
   const said = useSignal("");
-  const spans = (places.length ? places : passage.span ? [passage.span] : []).map((span) => `&span=${span.join("-")}`).join("");
+  const spans = (places.length ? places : passage.span ? [passage.span] : [])
+    .map((span) => `&span=${span.join("-")}`)
+    .join("");
   useEffect(() => {
     let gone = false;
     said.value = "";
-    call(books.path(`/pages/${page.value}?document=${encodeURIComponent(document)}${spans}${version ? `&at=${version}` : ""}`))
+    call(
+      books.path(
+        `/pages/${page.value}?document=${encodeURIComponent(document)}${spans}${version ? `&at=${version}` : ""}`,
+      ),
+    )
       .then((response) => response.blob())
-      .then((blob) => {
-        if (!gone) picture.value = URL.createObjectURL(blob);
-      }, (error: unknown) => {
-        if (gone) return;
-        if (page.value === first) onNone();
-        else said.value = message(error);
-      });
+      .then(
+        (blob) => {
+          if (!gone) picture.value = URL.createObjectURL(blob);
+        },
+        (error: unknown) => {
+          if (gone) return;
+          if (page.value === first) onNone();
+          else said.value = message(error);
+        },
+      );
     return () => {
       gone = true;
     };
@@ -147,12 +200,26 @@ export function Page({ document, first, last, passage, places, version, onNone }
   return (
     <div class="page">
       <p class="turn">
-        <button type="button" class="link" disabled={page.value <= 1} onClick={() => page.value--}>previous page</button>
-        <span>page {page.value}{last && ` of ${last}`}</span>
-        <button type="button" class="link" disabled={Boolean(said.value) || page.value >= (last ?? Infinity)} onClick={() => page.value++}>next page</button>
+        <button type="button" class="link" disabled={page.value <= 1} onClick={() => page.value--}>
+          previous page
+        </button>
+        <span>
+          page {page.value}
+          {last && ` of ${last}`}
+        </span>
+        <button
+          type="button"
+          class="link"
+          disabled={Boolean(said.value) || page.value >= (last ?? Infinity)}
+          onClick={() => page.value++}
+        >
+          next page
+        </button>
       </p>
       {said.value && <p class="faint">{said.value}</p>}
-      {picture.value && !said.value && <img src={picture.value} alt={`page ${page.value} of the document, the cited place marked`} />}
+      {picture.value && !said.value && (
+        <img src={picture.value} alt={`page ${page.value} of the document, the cited place marked`} />
+      )}
     </div>
   );
 }

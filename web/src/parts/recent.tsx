@@ -11,7 +11,10 @@ import { address } from "./history";
 export function Recent() {
   const kept = useSignal<Kept[]>([]);
   useEffect(() => {
-    get<{ data: Kept[] }>("/v1/answers?limit=5").then((found) => (kept.value = found.data), () => undefined);
+    get<{ data: Kept[] }>("/v1/answers?limit=5").then(
+      (found) => (kept.value = found.data),
+      () => undefined,
+    );
   }, []);
   if (!kept.value.length) return null;
   return (
@@ -20,7 +23,9 @@ export function Recent() {
       <ul>
         {kept.value.slice(0, 5).map((each) => (
           <li key={each.id}>
-            <button type="button" class="link plain" dir="auto" onClick={() => go("history", address(each))}>{short(each.question, 140)}</button>
+            <button type="button" class="link plain" dir="auto" onClick={() => go("history", address(each))}>
+              {short(each.question, 140)}
+            </button>
           </li>
         ))}
       </ul>

@@ -27,13 +27,17 @@ const say: { [K in keyof Settings]: (value: Settings[K]) => string } = {
   way: (way) => (way === "passages" ? "" : `reading ${WAYS.find(([name]) => name === way)?.[1] ?? way}`),
   version: (version) => (version ? `version ${version}` : "the latest version"),
   model: (model) => model,
-  robust: (robust) => (robust === "0" ? "equal votes" : robust ? `withstanding ${robust} bad passage${robust === "1" ? "" : "s"}` : ""),
+  robust: (robust) =>
+    robust === "0" ? "equal votes" : robust ? `withstanding ${robust} bad passage${robust === "1" ? "" : "s"}` : "",
   anyway: (anyway) => (anyway ? "answering anyway" : ""),
 };
 
 /** What goes without saying, unless it is what tells two settings apart. */
 const UNSAID: Partial<Record<keyof Settings, string>> = {
-  way: "single passages", robust: "no certificate", anyway: "abstaining where nothing fits", model: "the loaded model",
+  way: "single passages",
+  robust: "no certificate",
+  anyway: "abstaining where nothing fits",
+  model: "the loaded model",
 };
 
 /** The settings in words; with others beside them, only those that differ. */
@@ -51,10 +55,18 @@ export function SettingsLine({ pane }: { pane: Pane }) {
   const settings = pane.settings.value;
   return (
     <div class="settings">
-      <button type="button" class="line" aria-expanded={open.value} aria-controls={id} onClick={() => (open.value = !open.value)}>
+      <button
+        type="button"
+        class="line"
+        aria-expanded={open.value}
+        aria-controls={id}
+        onClick={() => (open.value = !open.value)}
+      >
         <span>{told(settings)}</span> <span class="change">{open.value ? "close" : "change"}</span>
       </button>
-      <div id={id} class="controls" hidden={!open.value}>{open.value && <Controls pane={pane} settings={settings} />}</div>
+      <div id={id} class="controls" hidden={!open.value}>
+        {open.value && <Controls pane={pane} settings={settings} />}
+      </div>
     </div>
   );
 }
@@ -63,25 +75,69 @@ function Controls({ pane, settings }: { pane: Pane; settings: Settings }) {
   const set = (changed: Partial<Settings>): void => change(pane, changed);
   return (
     <>
-      <Slide label="Persistence τ" value={settings.persistence} min={0} max={1} step={0.1} onChange={(persistence) => set({ persistence })}>
-        0: every word weighs the passages anew (RAG-Token). 1: a passage keeps the trust its words earned (RAG-Sequence).
+      <Slide
+        label="Persistence τ"
+        value={settings.persistence}
+        min={0}
+        max={1}
+        step={0.1}
+        onChange={(persistence) => set({ persistence })}
+      >
+        0: every word weighs the passages anew (RAG-Token). 1: a passage keeps the trust its words earned
+        (RAG-Sequence).
       </Slide>
-      <Slide label="Passages" value={settings.passages} min={1} max={16} step={1} onChange={(passages) => set({ passages })}>
+      <Slide
+        label="Passages"
+        value={settings.passages}
+        min={1}
+        max={16}
+        step={1}
+        onChange={(passages) => set({ passages })}
+      >
         How many may speak. Each is a branch of its own.
       </Slide>
-      <Slide label="Neighbours λ" value={settings.lambda_knn} min={0} max={0.9} step={0.05} onChange={(lambda_knn) => set({ lambda_knn })}>
+      <Slide
+        label="Neighbours λ"
+        value={settings.lambda_knn}
+        min={0}
+        max={0.9}
+        step={0.05}
+        onChange={(lambda_knn) => set({ lambda_knn })}
+      >
         The share of the datastore’s next words (kNN-LM), where the book has one.
       </Slide>
-      <Choice label="Version" value={settings.version} onChange={(version) => set({ version })}
-        options={[["", "the latest"], ...books.versions.value.map((v): [string, string] => [String(v.number), `${v.number}${v.tags.length ? `, ${v.tags.join(", ")}` : ""}`])]} />
+      <Choice
+        label="Version"
+        value={settings.version}
+        onChange={(version) => set({ version })}
+        options={[
+          ["", "the latest"],
+          ...books.versions.value.map((v): [string, string] => [
+            String(v.number),
+            `${v.number}${v.tags.length ? `, ${v.tags.join(", ")}` : ""}`,
+          ]),
+        ]}
+      />
       {books.models.value.length > 1 && (
-        <Choice label="Model" value={settings.model} onChange={(model) => set({ model })}
-          options={[["", "the one that is loaded"], ...books.models.value.map((name): [string, string] => [name, name])]} />
+        <Choice
+          label="Model"
+          value={settings.model}
+          onChange={(model) => set({ model })}
+          options={[
+            ["", "the one that is loaded"],
+            ...books.models.value.map((name): [string, string] => [name, name]),
+          ]}
+        />
       )}
       <Choice label="Read" value={settings.way} onChange={(way) => set({ way })} options={WAYS} />
       <Choice label="Withstand" value={settings.robust} onChange={(robust) => set({ robust })} options={ROBUST} />
       <label class="tick">
-        <input type="checkbox" checked={settings.anyway} onChange={(event) => set({ anyway: event.currentTarget.checked })} /> answer even where nothing fits
+        <input
+          type="checkbox"
+          checked={settings.anyway}
+          onChange={(event) => set({ anyway: event.currentTarget.checked })}
+        />{" "}
+        answer even where nothing fits
       </label>
     </>
   );
@@ -102,7 +158,16 @@ function Slide({ label, value, min, max, step, onChange, children }: SlideProps)
   return (
     <div class="control">
       <label for={id}>{label}</label> <output for={id}>{value}</output>
-      <input id={id} type="range" min={min} max={max} step={step} value={value} aria-describedby={`${id}-what`} onInput={(event) => onChange(Number(event.currentTarget.value))} />
+      <input
+        id={id}
+        type="range"
+        min={min}
+        max={max}
+        step={step}
+        value={value}
+        aria-describedby={`${id}-what`}
+        onInput={(event) => onChange(Number(event.currentTarget.value))}
+      />
       <p id={`${id}-what`}>{children}</p>
     </div>
   );
@@ -121,7 +186,11 @@ function Choice({ label, value, options, onChange }: ChoiceProps) {
     <div class="control">
       <label for={id}>{label}</label>
       <select id={id} value={value} onChange={(event) => onChange(event.currentTarget.value)}>
-        {options.map(([key, text]) => <option key={key} value={key}>{text}</option>)}
+        {options.map(([key, text]) => (
+          <option key={key} value={key}>
+            {text}
+          </option>
+        ))}
       </select>
     </div>
   );

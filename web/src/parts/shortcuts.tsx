@@ -24,7 +24,9 @@ export function Shortcuts() {
   useEffect(() => {
     let led = 0; // when `g` was pressed
     const press = (event: KeyboardEvent): void => {
-      const inField = (event.target as Element).closest("input:not([type=range], [type=checkbox]), textarea, select, dialog");
+      const inField = (event.target as Element).closest(
+        "input:not([type=range], [type=checkbox]), textarea, select, dialog",
+      );
       if (event.key === "Escape" && !event.defaultPrevented) escape();
       if (inField || event.ctrlKey || event.metaKey || event.altKey || keys.value === "off") return;
       const part = event.timeStamp - led < 1500 ? PARTS.find(([name]) => name[0] === event.key) : undefined;
@@ -32,7 +34,8 @@ export function Shortcuts() {
       if (part) go(part[0]);
       else if (event.key === "?") open.value = true;
       else if (event.key === "/") document.querySelector<HTMLElement>("#question, [data-ask], [type=search]")?.focus();
-      else if (/^[1-9]$/.test(event.key)) document.querySelectorAll<HTMLElement>(".source button.row")[Number(event.key) - 1]?.click();
+      else if (/^[1-9]$/.test(event.key))
+        document.querySelectorAll<HTMLElement>(".source button.row")[Number(event.key) - 1]?.click();
       else return;
       event.preventDefault();
     };
@@ -41,12 +44,25 @@ export function Shortcuts() {
   }, []);
   return (
     <>
-      <button type="button" class="link" onClick={() => (open.value = true)}>Keys</button>
+      <button type="button" class="link" onClick={() => (open.value = true)}>
+        Keys
+      </button>
       {open.value && (
         <Dialog title="Keys" onClose={() => (open.value = false)}>
-          <dl class="keys">{KEYS.map(([key, what], i) => [<dt key={`k${i}`}><kbd>{key}</kbd></dt>, <dd key={`w${i}`}>{what}</dd>])}</dl>
+          <dl class="keys">
+            {KEYS.map(([key, what], i) => [
+              <dt key={`k${i}`}>
+                <kbd>{key}</kbd>
+              </dt>,
+              <dd key={`w${i}`}>{what}</dd>,
+            ])}
+          </dl>
           <label class="tick">
-            <input type="checkbox" checked={keys.value === "on"} onChange={(event) => (keys.value = event.currentTarget.checked ? "on" : "off")} />
+            <input
+              type="checkbox"
+              checked={keys.value === "on"}
+              onChange={(event) => (keys.value = event.currentTarget.checked ? "on" : "off")}
+            />
             single keys are shortcuts
           </label>
         </Dialog>

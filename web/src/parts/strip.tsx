@@ -9,7 +9,15 @@ import type { View } from "../state/view";
 
 const LEAST = 4; // bits that fill a column where no token has more
 
-export const Strip = memo(function Strip({ tokens, sources, view }: { tokens: Token[]; sources: Source[]; view: View }) {
+export const Strip = memo(function Strip({
+  tokens,
+  sources,
+  view,
+}: {
+  tokens: Token[];
+  sources: Source[];
+  view: View;
+}) {
   const root = useRef<HTMLDivElement>(null);
   const signs = numbers(sources);
   const tallest = Math.max(LEAST, ...tokens.map((token) => token.bits ?? 0));
@@ -40,7 +48,9 @@ export const Strip = memo(function Strip({ tokens, sources, view }: { tokens: To
         const added = Math.max(0, token.bits ?? 0);
         return (
           <i key={i}>
-            <b style={{ height: `${8 + (92 * added) / tallest}%`, opacity: String(0.4 + 0.6 * Math.min(1, added / 3)) }}>
+            <b
+              style={{ height: `${8 + (92 * added) / tallest}%`, opacity: String(0.4 + 0.6 * Math.min(1, added / 3)) }}
+            >
               {sources.map((source, s) => {
                 const share = token.responsibility?.[source.id] ?? 0;
                 return share >= 0.01 && <u key={source.id} class={hue(signs[s])} style={{ flexGrow: String(share) }} />;

@@ -98,7 +98,13 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
     >
       {pieces.map((piece, i) => {
         const word = <Word key={i} piece={piece} sign={signs[piece.source]} first={i === 0} />;
-        if (!piece.citations.length) return <>{piece.lead}{word}</>;
+        if (!piece.citations.length)
+          return (
+            <>
+              {piece.lead}
+              {word}
+            </>
+          );
         // A number never stands alone at the head of a line, but a word may be longer than any line.
         return (
           <>
@@ -108,7 +114,10 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
               <sup>
                 {piece.citations.map(({ index, source }) => (
                   <button
-                    key={index} type="button" class={`cite ${hue(signs[source])}`} aria-label={`source ${signs[source] ?? ""}: open the cited place`}
+                    key={index}
+                    type="button"
+                    class={`cite ${hue(signs[source])}`}
+                    aria-label={`source ${signs[source] ?? ""}: open the cited place`}
                     onClick={() => (view.opened.value = { source, citation: index })}
                   >
                     {signs[source]}
@@ -129,8 +138,12 @@ function Word({ piece, sign, first }: { piece: Piece; sign: number | null | unde
   return (
     <span
       class={`t l${piece.level}${piece.level ? ` ${hue(sign)}` : ""}${piece.doubted ? " doubted" : ""}`}
-      data-i={piece.tokens[0]} data-n={piece.tokens.length} data-level={piece.level} data-source={piece.source}
-      tabIndex={first ? 0 : -1} aria-describedby="look"
+      data-i={piece.tokens[0]}
+      data-n={piece.tokens.length}
+      data-level={piece.level}
+      data-source={piece.source}
+      tabIndex={first ? 0 : -1}
+      aria-describedby="look"
     >
       {piece.word}
     </span>

@@ -10,7 +10,11 @@ import * as books from "../state/books";
 const MOST = 30; // versions that are listed
 
 const MADE: Record<string, string> = {
-  add: "documents added", forget: "a document forgotten", use: "gone back", "faq add": "questions added", "": "made",
+  add: "documents added",
+  forget: "a document forgotten",
+  use: "gone back",
+  "faq add": "questions added",
+  "": "made",
 };
 
 export function Versions() {
@@ -33,26 +37,64 @@ export function Versions() {
           <Row key={version.number} version={version} live={version.live ?? version.number === live} act={act} />
         ))}
       </ol>
-      {fault.value && <p class="state fault" role="alert">{fault.value}</p>}
-      <p class="caveat">Each change makes a version. An answer names the one it was given from, and the same version gives the same answer.</p>
+      {fault.value && (
+        <p class="state fault" role="alert">
+          {fault.value}
+        </p>
+      )}
+      <p class="caveat">
+        Each change makes a version. An answer names the one it was given from, and the same version gives the same
+        answer.
+      </p>
     </aside>
   );
 }
 
-function Row({ version, live, act }: { version: Version; live: boolean; act: (what: () => Promise<unknown>) => Promise<void> }) {
+function Row({
+  version,
+  live,
+  act,
+}: {
+  version: Version;
+  live: boolean;
+  act: (what: () => Promise<unknown>) => Promise<void>;
+}) {
   const tagging = useSignal<string | null>(null);
   return (
     <li class="version">
       <span class="number">{version.number}</span>
       <span>
-        <b>{version.tags.length ? version.tags.map((tag) => short(tag, 40)).join(", ") : (MADE[version.made ?? ""] ?? short(version.made, 60))}</b>
-        <span class="faint">{counted(version.documents, "document")}{version.created ? ` · ${when(version.created)}` : ""}</span>
+        <b>
+          {version.tags.length
+            ? version.tags.map((tag) => short(tag, 40)).join(", ")
+            : (MADE[version.made ?? ""] ?? short(version.made, 60))}
+        </b>
+        <span class="faint">
+          {counted(version.documents, "document")}
+          {version.created ? ` · ${when(version.created)}` : ""}
+        </span>
         {tagging.value === null ? (
           <span class="acts">
-            {live ? <span class="faint">answers now</span> : (
-              <button type="button" class="link" aria-label={`use version ${version.number}`} onClick={() => void act(() => post(books.path("/use"), { version: version.number }))}>use</button>
+            {live ? (
+              <span class="faint">answers now</span>
+            ) : (
+              <button
+                type="button"
+                class="link"
+                aria-label={`use version ${version.number}`}
+                onClick={() => void act(() => post(books.path("/use"), { version: version.number }))}
+              >
+                use
+              </button>
             )}
-            <button type="button" class="link" aria-label={`name version ${version.number}`} onClick={() => (tagging.value = "")}>name</button>
+            <button
+              type="button"
+              class="link"
+              aria-label={`name version ${version.number}`}
+              onClick={() => (tagging.value = "")}
+            >
+              name
+            </button>
           </span>
         ) : (
           <form
@@ -63,8 +105,15 @@ function Row({ version, live, act }: { version: Version; live: boolean; act: (wh
               if (name) void act(() => post(books.path("/tags"), { name, version: version.number }));
             }}
           >
-            <input type="text" aria-label={`a name for version ${version.number}`} placeholder="a name, then Enter" maxLength={60} ref={(input) => input?.focus()}
-              onInput={(event) => (tagging.value = event.currentTarget.value)} onKeyDown={(event) => event.key === "Escape" && (tagging.value = null)} />
+            <input
+              type="text"
+              aria-label={`a name for version ${version.number}`}
+              placeholder="a name, then Enter"
+              maxLength={60}
+              ref={(input) => input?.focus()}
+              onInput={(event) => (tagging.value = event.currentTarget.value)}
+              onKeyDown={(event) => event.key === "Escape" && (tagging.value = null)}
+            />
           </form>
         )}
       </span>

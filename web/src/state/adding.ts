@@ -34,7 +34,9 @@ let control: AbortController | null = null;
 /** Files of what was dropped: folders are looked through. */
 export async function dropped(items: DataTransferItemList): Promise<File[]> {
   // All are taken at once: the list is empty when the event is over.
-  const taken = [...items].filter((item) => item.kind === "file").map((item) => [item.webkitGetAsEntry(), item.getAsFile()] as const);
+  const taken = [...items]
+    .filter((item) => item.kind === "file")
+    .map((item) => [item.webkitGetAsEntry(), item.getAsFile()] as const);
   return (await Promise.all(taken.map(([entry, file]) => (entry ? within(entry, "") : file ? [file] : [])))).flat();
 }
 
@@ -69,15 +71,20 @@ export async function add(files: File[]): Promise<void> {
     let added: Event["added"];
     for await (const event of objects<Event>(response)) {
       if (event.event === "progress") adding.value = event;
-      else if (event.event === "error") errors.value = [...errors.value, { name: clean(event.document), message: clean(event.message) }];
+      else if (event.event === "error")
+        errors.value = [...errors.value, { name: clean(event.document), message: clean(event.message) }];
       else if (event.event === "done") added = event.added ?? {};
     }
-    const skipped = (added?.skipped ?? []).map((each) => ({ name: clean(each.name ?? each.document), message: clean(each.reason ?? each.message) }));
+    const skipped = (added?.skipped ?? []).map((each) => ({
+      name: clean(each.name ?? each.document),
+      message: clean(each.reason ?? each.message),
+    }));
     errors.value = [...errors.value, ...skipped];
     adding.value = added ? { finished: summary(added) } : null;
   } catch (error) {
     adding.value = null;
-    if (!aborted(error)) errors.value = [{ name: files.length === 1 ? short(files[0]!.name) : "", message: message(error) }];
+    if (!aborted(error))
+      errors.value = [{ name: files.length === 1 ? short(files[0]!.name) : "", message: message(error) }];
   }
   await books.refresh();
 }
@@ -87,5 +94,7 @@ export function cancel(): void {
 }
 
 function summary({ documents = 0, passages = 0 }: NonNullable<Event["added"]>): string {
-  return documents ? `Added ${counted(documents, "document")}: ${counted(passages, "passage")}.` : "Nothing new: the book held all of it already.";
+  return documents
+    ? `Added ${counted(documents, "document")}: ${counted(passages, "passage")}.`
+    : "Nothing new: the book held all of it already.";
 }

@@ -4,7 +4,8 @@ import { effect, signal } from "@preact/signals";
 import { aborted, message, post } from "../lib/client";
 import { ready, turns } from "./books";
 
-export type Outcome<T> = { state: "none" } | { state: "waiting" } | { state: "failed"; error: string } | { state: "done"; value: T };
+export type Outcome<T> =
+  { state: "none" } | { state: "waiting" } | { state: "failed"; error: string } | { state: "done"; value: T };
 
 export function asking<T>(path: () => string, body: (text: string) => unknown) {
   const text = signal("");
@@ -28,7 +29,8 @@ export function asking<T>(path: () => string, body: (text: string) => unknown) {
         const value = await post<T>(path(), body(asked), mine.signal);
         if (control === mine) outcome.value = { state: "done", value };
       } catch (error) {
-        if (control === mine) outcome.value = aborted(error) ? { state: "none" } : { state: "failed", error: message(error) };
+        if (control === mine)
+          outcome.value = aborted(error) ? { state: "none" } : { state: "failed", error: message(error) };
       }
     },
     stop(): void {

@@ -40,7 +40,9 @@ export async function refresh(): Promise<void> {
 
 export async function refreshVersions(): Promise<void> {
   const told = await get<{ data?: Version[]; versions?: Version[] }>(path("/versions"));
-  versions.value = (told.data ?? told.versions ?? []).filter((version) => version.number > 0).toSorted((a, b) => b.number - a.number);
+  versions.value = (told.data ?? told.versions ?? [])
+    .filter((version) => version.number > 0)
+    .toSorted((a, b) => b.number - a.number);
 }
 
 /** How often the reader chose another book: what was asked of the one before is then put away. */

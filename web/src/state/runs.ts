@@ -17,7 +17,14 @@ export interface Settings {
 }
 
 export const DEFAULTS: Settings = {
-  persistence: 0.5, passages: 5, lambda_knn: 0, version: "", model: "", way: "passages", robust: "", anyway: false,
+  persistence: 0.5,
+  passages: 5,
+  lambda_knn: 0,
+  version: "",
+  model: "",
+  way: "passages",
+  robust: "",
+  anyway: false,
 };
 
 export type State = "waiting" | "writing" | "done" | "failed" | "stopped";
@@ -41,7 +48,9 @@ export interface Pane {
 }
 
 const pane = (settings: Settings, run: Run | null = null): Pane => ({
-  settings: signal(settings), run: signal(run), before: signal(null),
+  settings: signal(settings),
+  run: signal(run),
+  before: signal(null),
 });
 
 export const question = signal("");
@@ -71,7 +80,14 @@ export async function ask(one: Pane, asked: string): Promise<void> {
   going.set(one, control);
   const settings = one.settings.value;
   let run: Run = {
-    question: asked, settings, state: "waiting", progress: "", sources: [], tokens: [], answer: null, error: "",
+    question: asked,
+    settings,
+    state: "waiting",
+    progress: "",
+    sources: [],
+    tokens: [],
+    answer: null,
+    error: "",
   };
   const set = (change: Partial<Run>): void => {
     if (going.get(one) === control) one.run.value = run = { ...run, ...change };
@@ -101,7 +117,12 @@ export async function ask(one: Pane, asked: string): Promise<void> {
 
 function body(asked: string, settings: Settings): unknown {
   const { version, model, robust, ...rest } = settings;
-  const chosen = { ...rest, ...(robust ? { robust: Number(robust) } : {}), ...(version ? { version: Number(version) || version } : {}), ...(model ? { model } : {}) };
+  const chosen = {
+    ...rest,
+    ...(robust ? { robust: Number(robust) } : {}),
+    ...(version ? { version: Number(version) || version } : {}),
+    ...(model ? { model } : {}),
+  };
   return {
     model: `openbook:${books.name.value}`,
     messages: [{ role: "user", content: asked }],
@@ -156,8 +177,14 @@ export function single(index: number): void {
 export function recall(answer: Answer): void {
   const settings = { ...DEFAULTS, ...pick(answer.settings ?? {}) };
   const run: Run = {
-    question: answer.question ?? "", settings, state: "done", progress: "", sources: answer.sources,
-    tokens: answer.tokens ?? [], answer, error: "",
+    question: answer.question ?? "",
+    settings,
+    state: "done",
+    progress: "",
+    sources: answer.sources,
+    tokens: answer.tokens ?? [],
+    answer,
+    error: "",
   };
   panes.value.forEach(stop);
   panes.value = [pane(settings, run)];

@@ -15,4 +15,9 @@ export interface View {
 }
 
 let views = 0;
-export const view = (): View => ({ id: views++, token: signal(-1), by: signal<"text" | "strip">("text"), opened: signal<Opened | null>(null) });
+export const view = (): View => ({
+  id: views++,
+  token: signal(-1),
+  by: signal<"text" | "strip">("text"),
+  opened: signal<Opened | null>(null),
+});
