@@ -71,6 +71,29 @@ class Wish:
         return 0 if self.part is None else self.part.tokens_BT.shape[1]
 
 
+def choose(waiting: Sequence[Wish], rows: int, chunk: int) -> list[Wish]:
+    """The wishes of the next forward, of those that wait, in the order in which they came.
+
+    The first is always among them, so everybody's turn comes. Who writes (fewer than `FEW` tokens a row) is taken up to
+    `rows` rows, who reads up to `chunk` tokens; a call when it is the first, and nothing beside it.
+    """
+    chosen: list[Wish] = []
+    writing = reading = 0
+    for wish in waiting:
+        if wish.part is None:
+            if not chosen:
+                return [wish]
+            continue
+        tokens = wish.rows * wish.width
+        if wish.width < FEW and (not writing or writing + wish.rows <= rows):
+            chosen.append(wish)
+            writing += wish.rows
+        elif wish.width >= FEW and (not reading or reading + tokens <= chunk):
+            chosen.append(wish)
+            reading += tokens
+    return chosen
+
+
 class Shared:
     """A runner that several threads use, each from a seat of its own."""
 
@@ -153,24 +176,9 @@ class Shared:
         """Take the next forward's wishes out of those that wait, which stand in the order in which they came."""
         while not self._arrivals.empty():
             self._heard(self._arrivals.get(), waiting)
-        chosen: list[Wish] = []
-        rows = tokens = 0
         with self._lock:
             waiting[:] = [wish for wish in waiting if not wish.taken]  # others' seats were left
-            for wish in waiting:
-                if wish.part is None:  # alone, when it has come to the front
-                    if not chosen:
-                        chosen.append(wish)
-                        break
-                    continue
-                reads = wish.width >= FEW
-                if reads and tokens and tokens + wish.rows * wish.width > self.chunk:
-                    continue
-                if not reads and rows and rows + wish.rows > self.rows:
-                    continue
-                chosen.append(wish)
-                tokens += wish.rows * wish.width if reads else 0
-                rows += 0 if reads else wish.rows
+            chosen = choose(waiting, self.rows, self.chunk)
             for wish in chosen:
                 wish.taken = True
         taken = set(map(id, chosen))
