@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import socket
+import struct
 import sys
 import time
 import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -279,13 +281,14 @@ def pdf(*objects: bytes) -> bytes:
 FONT = b"<</Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
 
 
-def pages(*contents: bytes, box: bytes = b"[0 0 612 792]") -> bytes:
+def pages(*contents: bytes, box: bytes = b"[0 0 612 792]", more: bytes = b"") -> bytes:
     """A PDF of pages with these (packed) content streams."""
     kids = b" ".join(b"%d 0 R" % (3 + 2 * n) for n in range(len(contents)))
     made = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, len(contents))]
     for number, content in enumerate(contents):
         packed = zlib.compress(content)
-        made.append(b"<</Type/Page/Parent 2 0 R/MediaBox%s/Resources%s/Contents %d 0 R>>" % (box, FONT, 4 + 2 * number))
+        rest = (box, FONT, 4 + 2 * number, more)
+        made.append(b"<</Type/Page/Parent 2 0 R/MediaBox%s/Resources%s/Contents %d 0 R%s>>" % rest)
         made.append(b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(packed), packed))
     return pdf(*made)
 
@@ -378,3 +381,23 @@ def test_a_page_is_drawn_with_its_place_marked() -> None:
         page_png(data, 3)
     huge = pages(said(b"x"), box=b"[0 0 9999999 9999999]")
     assert len(page_png(huge, 1, at_most=10**9)) < 1 << 20
+
+
+def pixels(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """RGB of a PNG as we write it: one chunk of data, no filters."""
+    wide, high = struct.unpack(">II", png[16:24])
+    rows = np.frombuffer(zlib.decompress(png[41:-16]), np.uint8).reshape(high, 1 + 3 * wide)
+    return rows[:, 1:].reshape(high, wide, 3)
+
+
+@pytest.mark.parametrize("turned", [0, 90, 180, 270])
+@pytest.mark.parametrize("crop", [b"", b"/CropBox[50 600 400 760]"])
+def test_the_mark_lies_on_the_words_however_the_page_is_turned(turned: int, crop: bytes) -> None:
+    data = pages(said(b"comet"), more=b"/Rotate %d" % turned + crop)
+    plain, marked = (pixels(page_png(data, 1, spans, 500)) for spans in ([], [(0, 5)]))
+    ink, changed = (np.argwhere(where.any(axis=2)) for where in (plain < 128, plain != marked))
+    assert len(ink) > 20 and len(changed) > 20
+    for side in (0, 1):
+        assert changed[:, side].min() <= ink[:, side].min() and ink[:, side].max() <= changed[:, side].max()
+        spare = changed[:, side].max() - changed[:, side].min() - (ink[:, side].max() - ink[:, side].min())
+        assert spare < 20
