@@ -145,11 +145,15 @@ def _key(config: Config) -> str | None:
 def _listen(config: Config) -> socket.socket:
     """The port, taken before anything slow is done."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    from openbook.serve.wire import bound_unread
+
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=256)
+        listening = socket.create_server((config.host, config.port), family=family, backlog=256)
     except OSError as error:
         told = error.strerror or error
         raise Fault(f"{config.host}:{config.port} cannot be listened on: {told}; choose another --port") from error
+    bound_unread(listening)
+    return listening
 
 
 def _run(app: Guard, config: Config, listening: socket.socket, log: bool, open_page: bool) -> None:

@@ -1,8 +1,10 @@
-"""A connection that sends no whole request for a while is closed; uvicorn waits for ever."""
+"""Connections that keep the server waiting are closed: those that send no whole request, and those that read nothing
+of their answer. uvicorn waits for ever."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
@@ -10,6 +12,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 30.0
 """From a connection's beginning, or a request's first byte, to the end of the request's head."""
+UNREAD_SECONDS = 120.0
+"""After so long without a byte taken an answer is given up: it is held in memory until then."""
+
+
+def bound_unread(listening: socket.socket) -> None:
+    """Have the system (Linux) close connections of this listener whose clients take nothing of what was sent."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1_000 * UNREAD_SECONDS))
 
 
 class Prompt(H11Protocol):

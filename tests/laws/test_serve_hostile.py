@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -276,5 +277,37 @@ def test_a_request_may_take_its_time_once_it_is_told(monkeypatch: pytest.MonkeyP
                 writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert (await asyncio.wait_for(reader.readuntil(b"ok"), 10)).startswith(b"HTTP/1.1 200")
             writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in memory until it is read, and a document may be tens of megabytes."""
+    monkeypatch.setattr(wire, "UNREAD_SECONDS", 0.5)
+    lost = asyncio.Event()
+
+    class Watched(wire.Prompt):
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.set()
+            super().connection_lost(exc)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
+        await send({"type": "http.response.body", "body": b"x" * 50_000_000})
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            wire.bound_unread(listening)
+            how = uvicorn.Config(app, http=Watched, log_config=None, ws="none", lifespan="off")
+            server = uvicorn.Server(how)
+            task = asyncio.create_task(server.serve(sockets=[listening]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            with socket.create_connection(listening.getsockname()) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await asyncio.wait_for(lost.wait(), 30)
+            server.should_exit = True
+            await task
 
     asyncio.run(run())
