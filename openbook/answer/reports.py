@@ -8,7 +8,7 @@ graph (`openbook.book.graph.written`), written again only where the community or
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from openbook.book.graph.stored import FOLDER
 from openbook.book.graph.written import keep, key_of_report, recall
 from openbook.book.passages import Passage
 from openbook.book.retrieve import Hit
+from openbook.book.sentences import sentences
 from openbook.lm.model import LanguageModel
 from openbook.mix.prompt import Framing, Prompt
 from openbook.mix.reading import Reader, passage_text
@@ -138,6 +139,25 @@ def write_reports(
     done.kept, done.left = len(chosen) - len(left), len(left) - done.reports
     done.seconds = time.monotonic() - began
     return done
+
+
+def told_by_sentence(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The whole sentences of a report, each with the bits that the passages added to it, every source's mean
+    responsibility, and the places it is cited for: none where it is the model's own."""
+    found: list[dict[str, Any]] = []
+    text, ended = report["answer"], report.get("ended")
+    for start, end in sentences(text, 0, len(text)):
+        if end == len(text) and ended == "limit" and found:
+            break  # it was cut off
+        within = [token for token in report["tokens"] if start <= token["span"][0] < end]
+        shares = [token["responsibility"] for token in within]
+        means = {id: sum(share[id] for share in shares) / len(shares) for id in (shares[0] if shares else ())}
+        cited = [c for c in report["citations"] if start <= c["span"][0] < end]
+        bits = sum(token["bits"] or 0.0 for token in within)
+        found.append(
+            {"span": [start, end], "text": text[start:end], "bits": bits, "responsibility": means, "citations": cited}
+        )
+    return found
 
 
 def _write(reader: Reader, planned: _Planned) -> Any:

@@ -152,22 +152,12 @@ def _show(report: Report, written: dict[str, Any] | None = None) -> None:
     console.print(heading, soft_wrap=True)
     console.print(Text("  " + one_line(", ".join(report.entities[3:])), "dim"), soft_wrap=True)
     if written is not None:
-        _show_written(written)
+        from openbook.cli.graph_extract import show_report
+
+        show_report(written)
     for sentence in report.sentences:
         _say(sentence)
     console.print()
-
-
-def _show_written(written: dict[str, Any]) -> None:
-    """What the model wrote, and the places its sentences come from."""
-    from rich.text import Text
-
-    out().print(Text("  " + one_line(written["answer"] or written["reason"]), "italic"), soft_wrap=True)
-    documents = {source["id"]: source.get("document") for source in written["sources"]}
-    for cited in written["citations"]:
-        start, end = cited["source_span"]
-        place = f"    {one_line(documents.get(cited['source']))} {start}–{end}  {cited['responsibility']:.0%}"
-        out().print(Text(place, "dim"), soft_wrap=True)
 
 
 def _say(sentence: Sentence) -> None:
@@ -263,7 +253,9 @@ def _report(report: Report) -> dict[str, Any]:
 
 
 def _text(written: dict[str, Any] | None) -> dict[str, Any]:
-    return {} if written is None else {"written": written}
+    from openbook.answer.reports import told_by_sentence
+
+    return {} if written is None else {"written": {**written, "sentences": told_by_sentence(written)}}
 
 
 def _seen(found: Graph) -> dict[str, Any]:

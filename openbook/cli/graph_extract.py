@@ -101,6 +101,28 @@ def report(
     return model
 
 
+def show_report(written: dict[str, Any]) -> None:
+    """What the model wrote, each sentence with the places it comes from; without those that no passage adds to."""
+    from rich.text import Text
+
+    from openbook.answer.account import LEAST_BITS
+    from openbook.answer.reports import told_by_sentence
+
+    console, documents = out(), {source["id"]: source.get("document") for source in written["sources"]}
+    told = told_by_sentence(written) if written["answer"] else []
+    shown = [sentence for sentence in told if sentence["bits"] >= LEAST_BITS]
+    for sentence in shown:
+        console.print(Text("  " + one_line(sentence["text"]), "italic"), soft_wrap=True)
+        places = [
+            f"{one_line(documents.get(cited['source']))} {cited['source_span'][0]}–{cited['source_span'][1]}"
+            for cited in sentence["citations"]
+        ]
+        console.print(Text(f"    {sentence['bits']:.1f} bits  {', '.join(places)}".rstrip(), "dim"), soft_wrap=True)
+    if len(told) > len(shown) or not told:
+        left = f"{plural(len(told) - len(shown), 'sentence')} left out to which the passages add nothing"
+        console.print(Text("    " + (left if told else "the model wrote nothing"), "dim"), soft_wrap=True)
+
+
 def _tokens(planned: Asking | Reporting) -> str:
     return f"{planned.read:,} tokens read and {planned.written:,} written, at most"
 

@@ -9,7 +9,15 @@ import pytest
 from forgettable import ENCODER, fill, raw, write
 from test_graph import book_of
 
-from openbook.answer.reports import Reporting, estimate, made_by, question_of, write_reports, written_of
+from openbook.answer.reports import (
+    Reporting,
+    estimate,
+    made_by,
+    question_of,
+    told_by_sentence,
+    write_reports,
+    written_of,
+)
 from openbook.book import open_book
 from openbook.book.communities import communities
 from openbook.book.graph.stored import FOLDER, REPORTS
@@ -60,10 +68,31 @@ def test_a_report_is_an_answer_with_its_evidence(tmp_path: Path, tiny_model) -> 
             assert sum(token["responsibility"].values()) == pytest.approx(1)
         names = {source["document"] for source in answer["sources"] if source["kind"] == "passage"}
         assert len(names) == 1
+        sentences = told_by_sentence(answer)
+        assert all(answer["answer"][slice(*each["span"])] == each["text"] for each in sentences) and sentences
+        for each in sentences:
+            assert sum(each["responsibility"].values()) == pytest.approx(1)
+        whole = sum(token["bits"] for token in answer["tokens"])
+        assert answer["ended"] == "limit" or sum(each["bits"] for each in sentences) == pytest.approx(whole)
         for cited in answer["citations"]:
             source = next(s for s in answer["sources"] if s["id"] == cited["source"])
             start, end = cited["source_span"]
             assert book.text(source["document"])[start:end] == cited["cited_text"]
+
+
+def test_a_sentence_is_told_with_what_it_comes_from() -> None:
+    text = "Bees fly. They sleep. And then"
+    tokens = [
+        {"span": [at, at + 1], "bits": 0.5, "responsibility": {"p1": float(at < 9), "closed": float(at >= 9)}}
+        for at in range(len(text))
+    ]
+    cited = {"span": [0, 9], "source": "p1", "source_span": [3, 12]}
+    report = {"answer": text, "tokens": tokens, "citations": [cited], "ended": "limit"}
+    first, second = told_by_sentence(report)
+    assert (first["text"], first["citations"], first["responsibility"]["p1"]) == ("Bees fly.", [cited], 1)
+    assert second["citations"] == [] and second["text"] == "They sleep." and second["responsibility"]["closed"] == 1
+    assert [each["text"] for each in told_by_sentence({**report, "ended": "end"})][2] == "And then"
+    assert told_by_sentence({**report, "answer": "And", "tokens": tokens[:3]})[0]["bits"] == 1.5
 
 
 def test_a_budget_stops_between_reports_and_nothing_is_written_twice(tmp_path: Path, tiny_model) -> None:
