@@ -38,19 +38,27 @@ class Served:
     process: subprocess.Popen[str]
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def drivable() -> Any:
+    """Playwright's module; skips where it or a browser is not here."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
     if CHROMIUM is None:
         pytest.skip("no chromium on the PATH: apt-get install chromium")
+    return playwright
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser a file, no longer: while Playwright is at work no other test can run an event loop."""
+    playwright = drivable()
     playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as p:
         yield p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="session")
-def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`openbook serve` over two books: an observatory's, and one of hostile documents."""
+    drivable()
     if not {model.name for model in installed()} >= MODELS:
         pytest.skip("needs the models: openbook models pull --all")
     folder = tmp_path_factory.mktemp("served")
