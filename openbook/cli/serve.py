@@ -22,6 +22,7 @@ EPILOG = "\n\n".join(
     (
         "Example:  openbook serve --docs notes/ --open",
         "Example:  openbook serve --book work.book --book home.book --port 8080",
+        "Example:  openbook serve --docs notes/ -m smollm2 -m gemma3",
         "Example:  openbook serve --host 0.0.0.0 --api-key-file ~/openbook.key",
         "Example:  curl -s localhost:8000/v1/chat/completions -H 'Content-Type: application/json' "
         '-d \'{"model": "openbook", "messages": [{"role": "user", "content": "Who led the comet team?"}]}\'',
@@ -41,7 +42,10 @@ def serve(
         typer.Option("--book", "-b", metavar="DIR", help="A book's folder; more than once. Else ./.openbook."),
     ] = None,
     docs: options.Docs = None,
-    model: options.Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="M", help="A name, .gguf file or folder; more than once. Else smollm2."),
+    ] = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="Else 8000; 0: any that is free.")] = None,
     open_page: Annotated[bool, typer.Option("--open", metavar="", help="Open the page in the browser.")] = False,
     host: Annotated[
@@ -82,7 +86,7 @@ def serve(
     Settings of answers (OPENBOOK_* or openbook.toml: passages, persistence, …) hold where a request says nothing.
     """
     config = options.configure(
-        model=model, port=port, host=host, host_name=tuple(host_name) if host_name else None,
+        port=port, host=host, host_name=tuple(host_name) if host_name else None,
         api_key_file=api_key_file, rows=rows, queue=queue, upload_limit=upload_limit, time_limit=time_limit,
         precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
     )  # fmt: skip
@@ -92,27 +96,28 @@ def serve(
     check_bind(config.host, key)
     listening = _listen(config)
     folders = [folder.expanduser() for folder in book or ([] if docs else [config.book])]
-    service = _service(config, folders, docs, history=not no_history)
+    names = model or [config.model or "smollm2"]
+    service = _service(config, names, folders, docs, history=not no_history)
     from openbook.serve.app import create_app
 
     named = {config.host, *config.host_name}
     _run(create_app(service, key=key, names=named), config, listening, log, open_page)
 
 
-def _service(config: Config, folders: list[Path], docs: Path | None, history: bool) -> Service:
-    """Model, encoder and books, ready."""
+def _service(config: Config, models: list[str], folders: list[Path], docs: Path | None, history: bool) -> Service:
+    """Models, encoder and books, ready."""
     from openbook.cli.books import encoder, open_for
     from openbook.cli.models import here
     from openbook.cli.ready import settings_of
 
     settings = settings_of(config)
-    language_model = options.model_of(config, here(config.model or "smollm2"))
+    language_models = [options.model_of(config, here(name)) for name in models]
     embedder = encoder(config)
     if docs is not None:
         folders = [open_for(config, docs)[0].path, *folders]
     from openbook.book.store import open_book
     from openbook.serve.engine import Engine
-    from openbook.serve.service import Limits, Service
+    from openbook.serve.service import Limits, Loaded, Service
     from openbook.serve.shelf import Shelf, Shelved, names_of
 
     names = names_of(folders if docs is None else [docs.resolve(), *folders[1:]])
@@ -123,12 +128,17 @@ def _service(config: Config, folders: list[Path], docs: Path | None, history: bo
         opened = open_book(folder)
         opened.encoder(embedder)  # refuses a book of another encoder
         shelved = Shelved(name, folder, embedder)
-        shelved.keep_for(language_model, config.kv_memory, config.kv_disk)
+        for language_model in language_models:
+            shelved.keep_for(language_model, config.kv_memory, config.kv_disk)
         books.append(shelved)
         remark(f"{one_line(name)}: {plural(opened.count, 'passage')} at version {opened.version}")
-    engine = Engine(language_model, rows=config.rows, queue=config.queue)
+    how = config.model_dump(mode="json")
+    loaded = [
+        Loaded(Engine(language_model, rows=config.rows, queue=config.queue), how | {"model": name})
+        for name, language_model in zip(models, language_models, strict=True)
+    ]
     limits = Limits(upload_bytes=int(config.upload_limit), seconds=config.time_limit)
-    return Service(engine, Shelf(books), settings, limits, config.model_dump(mode="json"), history)
+    return Service(loaded, Shelf(books), settings, limits, history)
 
 
 def _key(config: Config) -> str | None:

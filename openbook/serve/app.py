@@ -64,7 +64,8 @@ def create_app(
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "openbook"))
         yield
         await service.finish()
-        await service.engine.drain(0)  # the requests at work had their time before (uvicorn's graceful shutdown)
+        for model in service.models:  # the requests at work had their time before (uvicorn's graceful shutdown)
+            await model.engine.drain(0)
 
     app = FastAPI(
         title="openbook",

@@ -95,7 +95,7 @@ class Asked:
                 self.settings = replace(self.settings, paths="graph")
             elif self.route.way == "closed":
                 kind, self.settings = Closed, replace(self.settings, margin=None)
-        reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept, self._tell)
+        reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept_for(model), self._tell)
         if self.route is not None and self.route.way == "global":
             return Told(summarize_with(reader, self.question, told=self._tell).to_dict())
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))
@@ -123,10 +123,11 @@ class Asked:
         self.told = f"{what} {done}/{total}"
 
 
-def asked_of(request: ChatRequest, shelf: Shelf, model: str, defaults: Settings) -> Asked:
-    """What a chat request asks; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
+def asked_of(request: ChatRequest, shelf: Shelf, models: Sequence[str], defaults: Settings) -> Asked:
+    """What a chat request asks, of the first of the models unless it names another; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
     that do not go together."""
-    shelved = book_of(request.model, request.openbook, shelf, model)
+    model = model_of(request.model, request.openbook, models)
+    shelved = book_of(request.model, request.openbook, shelf, models)
     settings = settings_of(request, defaults, alone=shelved is None)
     if shelved is None:
         return Asked(request.messages[-1].text, request.messages, settings, model)
@@ -154,14 +155,24 @@ def prompt_of(messages: Sequence[Message], prompt: Prompt) -> Prompt:
     return replace(prompt, turns=tuple(turns), instructions="\n\n".join(minded))
 
 
-def book_of(name: str, options: Options, shelf: Shelf, model: str) -> Shelved | None:
+def model_of(name: str, options: Options, models: Sequence[str]) -> str:
+    """The language model that a request's model and options mean."""
+    if options.model is None:
+        return name if name in models else models[0]
+    if options.model not in models:
+        there = ", ".join(models)
+        raise Refused(404, f"there is no model {options.model!r} here; there are: {there}", code="model_not_found")
+    if name in models and name != options.model:
+        raise Refused(400, f"model says {name!r}, openbook.model {options.model!r}; leave one out")
+    return options.model
+
+
+def book_of(name: str, options: Options, shelf: Shelf, models: Sequence[str]) -> Shelved | None:
     """The book that a model's name and the options mean; None: the model alone."""
-    if options.model not in (None, model):
-        raise Refused(404, f"there is no model {options.model!r} here; there is {model}", code="model_not_found")
-    if name == model:
+    if name in models:
         return None if options.book is None else shelf.named(options.book)
     if name != "openbook" and not name.startswith(PREFIX):
-        there = ", ".join([model, *(PREFIX + book.name for book in shelf)])
+        there = ", ".join([*models, *(PREFIX + book.name for book in shelf)])
         raise Refused(404, f"there is no model {name!r}; there are: {there}", code="model_not_found", param="model")
     named = name.removeprefix(PREFIX) if name != "openbook" else None
     if named is not None and options.book not in (None, named):

@@ -27,7 +27,7 @@ router = APIRouter(tags=["asking"])
 
 
 def _reader(model: LanguageModel, shelved: Shelved, book: Book, settings: Settings) -> Reader:
-    return Reader(book, model, shelved.encoder, settings, shelved.kept)
+    return Reader(book, model, shelved.encoder, settings, shelved.kept_for(model))
 
 
 @router.post("/v1/books/{book}/check")

@@ -32,11 +32,11 @@ UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 @router.post("/v1/chat/completions", response_model=Completion, responses={200: EVENTS})
 async def chat_completions(request: Request, body: ChatRequest, service: Served) -> Response:
     """Answer the last user message from a book (`openbook:BOOK`), or by the model alone."""
-    asked = await asyncio.to_thread(asked_of, body, service.shelf, service.model, service.defaults)
+    asked = await asyncio.to_thread(asked_of, body, service.shelf, service.names, service.defaults)
     seed = asked.settings.sampling.seed
     drawn = body.n if asked.settings.answers == 1 and asked.settings.sampling.temperature else 1
     askings = [asked, *(asked.seeded(seed + i) for i in range(1, drawn))]
-    reply = Reply(service, body, str(request.base_url).rstrip("/"))
+    reply = Reply(service, body, str(request.base_url).rstrip("/"), service.loaded(asked.model).fingerprint)
     runs = []
     try:
         for one in askings:
@@ -59,6 +59,7 @@ class Reply:
     service: Service
     body: ChatRequest
     address: str
+    fingerprint: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -77,7 +78,7 @@ class Reply:
             model=self.body.model,
             choices=choices,
             usage=_usage(askings, found),
-            system_fingerprint=self.service.fingerprint,
+            system_fingerprint=self.fingerprint,
             openbook=told[0] if self.body.openbook.evidence else {"answer_id": told[0]["id"]},
         )
         return completion.model_dump()
@@ -120,9 +121,8 @@ class Reply:
         yield "data: [DONE]\n\n"
 
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        print_of = self.service.fingerprint
         frame = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.body.model}
-        return {**frame, "choices": choices, "system_fingerprint": print_of}
+        return {**frame, "choices": choices, "system_fingerprint": self.fingerprint}
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
         logprobs = more.pop("logprobs", None)

@@ -253,7 +253,7 @@ async def forget_document(
     async with shelved.writing() as book:
         if not await asyncio.to_thread(known, shelved.path, document):
             raise Refused(404, f"the book holds no document {document!r} at any version", code="document_not_found")
-        with shelved.forgetting(service.engine.model):
+        with shelved.forgetting():
             done = await asyncio.to_thread(book.forget, document, tags=tags)
         report = await asyncio.to_thread(book.prove, done.traces) if prove else None
     told = {field: value for field, value in vars(done).items() if field != "traces"}

@@ -16,9 +16,9 @@ class Counts:
     unkept: int = 0
 
 
-def exposition(counts: Counts, engine: Mapping[str, Any], books: Mapping[str, tuple[int, int]]) -> str:
-    """The text of /metrics. `books` gives a book's live version and its passages, by name."""
-    return "\n".join([*_http(counts), *_engine(engine), *_books(books)]) + "\n"
+def exposition(counts: Counts, engines: Mapping[str, Mapping[str, Any]], books: Mapping[str, tuple[int, int]]) -> str:
+    """The text of /metrics. `engines` gives what is counted of each model, `books` a book's live version and its passages, by name."""
+    return "\n".join([*_http(counts), *_engines(engines), *_books(books)]) + "\n"
 
 
 def _http(counts: Counts) -> Iterator[str]:
@@ -39,26 +39,30 @@ COUNTERS = {
 }
 
 
-def _engine(stats: Mapping[str, Any]) -> Iterator[str]:
+def _engines(engines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    of = {f'model="{_quoted(name)}"': stats for name, stats in engines.items()}
     for name, help in GAUGES.items():
         yield from _head(f"openbook_engine_{name}", "gauge", help)
-        yield f"openbook_engine_{name} {stats.get(name, 0)}"
+        for model, stats in of.items():
+            yield f"openbook_engine_{name}{{{model}}} {stats.get(name, 0)}"
     for name, help in COUNTERS.items():
         yield from _head(f"openbook_engine_{name}_total", "counter", help)
-        yield f"openbook_engine_{name}_total {stats.get(name, 0)}"
-    first = stats.get("first_token")
-    if first is None:
-        return
-    name = "openbook_first_token_seconds"
-    yield from _head(name, "histogram", "From a question's arrival to its first token.")
+        for model, stats in of.items():
+            yield f"openbook_engine_{name}_total{{{model}}} {stats.get(name, 0)}"
+    yield from _head("openbook_first_token_seconds", "histogram", "From a question's arrival to its first token.")
+    for model, stats in of.items():
+        yield from _histogram("openbook_first_token_seconds", model, stats["first_token"])
+
+
+def _histogram(name: str, labels: str, counted: Mapping[str, Any]) -> Iterator[str]:
     below = 0
-    for bound, count in zip(first["bounds"], first["counts"], strict=False):
+    for bound, count in zip(counted["bounds"], counted["counts"], strict=False):
         below += count
-        yield f'{name}_bucket{{le="{bound:g}"}} {below}'
-    whole = sum(first["counts"])
-    yield f'{name}_bucket{{le="+Inf"}} {whole}'
-    yield f"{name}_sum {first['sum']:.6f}"
-    yield f"{name}_count {whole}"
+        yield f'{name}_bucket{{{labels},le="{bound:g}"}} {below}'
+    whole = sum(counted["counts"])
+    yield f'{name}_bucket{{{labels},le="+Inf"}} {whole}'
+    yield f"{name}_sum{{{labels}}} {counted['sum']:.6f}"
+    yield f"{name}_count{{{labels}}} {whole}"
 
 
 def _books(books: Mapping[str, tuple[int, int]]) -> Iterator[str]:

@@ -19,7 +19,7 @@ router = APIRouter(tags=["server"])
 
 @router.get("/v1/models")
 async def list_models(service: Served) -> Models:
-    """The names that a request may give as its model: one for each book, and the model's own."""
+    """The names that a request may give as its model: one for each book, and the models' own."""
     return Models(data=await asyncio.to_thread(_cards, service))
 
 
@@ -42,7 +42,7 @@ async def health() -> Health:
 async def metrics(service: Served) -> PlainTextResponse:
     """Counts in Prometheus' text format."""
     books = await asyncio.to_thread(lambda: {b.name: (b.at().version, b.at().count) for b in service.shelf})
-    text = exposition(service.counts, service.engine.stats(), books)
+    text = exposition(service.counts, {model.name: model.engine.stats() for model in service.models}, books)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
@@ -50,6 +50,6 @@ def _cards(service: Service) -> list[ModelCard]:
     made = service.began
     cards = []
     for shelved in service.shelf:
-        facts = {"book": shelved.name, "model": service.model, "version": shelved.at().version}
+        facts = {"book": shelved.name, "model": service.names[0], "version": shelved.at().version}
         cards.append(ModelCard(id=PREFIX + shelved.name, created=made, openbook=facts))
-    return [*cards, ModelCard(id=service.model, created=made)]
+    return cards + [ModelCard(id=name, created=made) for name in service.names]

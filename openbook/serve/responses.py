@@ -132,7 +132,7 @@ EVENTS = {"description": "The response, or with `stream` its events.", "content"
 @router.post("/v1/responses", response_model=ResponseBody, responses={200: EVENTS})
 async def create_response(request: Asking, body: ResponsesRequest, service: Served) -> Response:
     """Answer from a book, or by the model alone."""
-    asked = await asyncio.to_thread(asked_of, body.as_chat(), service.shelf, service.model, service.defaults)
+    asked = await asyncio.to_thread(asked_of, body.as_chat(), service.shelf, service.names, service.defaults)
     reply = Reply(service, body, asked, str(request.base_url).rstrip("/"))
     run = service.start(asked)
     if body.stream:

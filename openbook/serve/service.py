@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar, cast
@@ -37,30 +37,16 @@ class Limits:
     seconds: float = 600.0
 
 
-@dataclass
-class Service:
-    """One process that answers. `defaults` are the settings where a request says nothing, `how` what the model was
-    loaded by; without `history` answers are not kept with their books.
-
-    `drawing` bounds the pages that are drawn at once, each in a process with up to a gibibyte of memory; `jobs` go on
-    where their client goes away.
-    """
+@dataclass(frozen=True)
+class Loaded:
+    """A model that answers, at work in its engine; `how` is what it was loaded by."""
 
     engine: Engine
-    shelf: Shelf
-    defaults: Settings = field(default_factory=Settings)
-    limits: Limits = field(default_factory=Limits)
     how: Mapping[str, Any] = field(default_factory=dict)
-    history: bool = True
-    counts: Counts = field(default_factory=Counts)
-    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    jobs: set[asyncio.Task[None]] = field(default_factory=set)
-    began: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def model(self) -> str:
-        """The name of the one model that is loaded."""
+    def name(self) -> str:
+        """As /v1/models has it."""
         return self.engine.model.name
 
     @cached_property
@@ -68,9 +54,49 @@ class Service:
         """Weights, backend and precision in a few characters, as OpenAI's `system_fingerprint`."""
         return "fp_" + hashlib.sha256(self.engine.model.fingerprint.encode()).hexdigest()[:16]
 
+
+@dataclass
+class Service:
+    """One process that answers, with the first model unless a request names another. `defaults` are the settings where
+    a request says nothing; without `history` answers are not kept with their books.
+
+    `drawing` bounds the pages that are drawn at once, each in a process with up to a gibibyte of memory; `jobs` go on
+    where their client goes away.
+    """
+
+    models: Sequence[Loaded]
+    shelf: Shelf
+    defaults: Settings = field(default_factory=Settings)
+    limits: Limits = field(default_factory=Limits)
+    history: bool = True
+    counts: Counts = field(default_factory=Counts)
+    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    jobs: set[asyncio.Task[None]] = field(default_factory=set)
+    began: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Fault(f"two models are called {twice}; serve one of them, or copy one under another name")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the models, the one that answers unless another is asked for first."""
+        return [model.name for model in self.models]
+
+    @property
+    def engine(self) -> Engine:
+        """The first model's."""
+        return self.models[0].engine
+
+    def loaded(self, name: str) -> Loaded:
+        """A model by its name, which must be one of `names`."""
+        return self.models[self.names.index(name)]
+
     def start(self, asked: Asked) -> Run:
-        """Put a question into the engine; `Busy` where its queue is full."""
-        return self.engine.start(asked.work, rows=asked.rows)
+        """Put a question into its model's engine; `Busy` where the queue is full."""
+        return self.loaded(asked.model).engine.start(asked.work, rows=asked.rows)
 
     async def compute(self, request: Request, work: Callable[[LanguageModel], T], rows: int) -> T:
         """What a function does with the model, in the engine as any question."""
@@ -108,7 +134,8 @@ class Service:
         if asked.shelved is not None:
             facts["book"] = {**facts["book"], "name": asked.shelved.name}
         if self.history and asked.book is not None:
-            run = run_of(self.engine.model, self.how)
+            model = self.loaded(asked.model)
+            run = run_of(model.engine.model, model.how)
             try:
                 number = await asyncio.to_thread(keep, asked.book.path, {**facts, "run": run})
             except (OSError, Fault):

@@ -38,7 +38,7 @@ class Shelved:
 
     def __init__(self, name: str, path: Path, encoder: Embedder) -> None:
         self.name, self.path, self.encoder = name, path, encoder
-        self.kept: PrefixStore | None = None
+        self._kept: dict[str, tuple[LanguageModel, PrefixStore]] = {}
         self._budgets: tuple[int | None, int | None] = None, None
         self._live = open_book(path)
         self._seen: OrderedDict[int, Book] = OrderedDict()
@@ -82,22 +82,27 @@ class Shelved:
                 self._seen.clear()
 
     def keep_for(self, model: LanguageModel, memory: int | None = None, disk: int | None = None) -> None:
-        """Passages' keys and values of this model, for all requests and versions."""
+        """Keep passages' keys and values of this model, for all requests and versions."""
         self._budgets = memory, disk
-        self.kept = passage_cache(self._live, model, memory, disk)
+        self._kept[model.fingerprint] = model, passage_cache(self._live, model, memory, disk)
+
+    def kept_for(self, model: LanguageModel) -> PrefixStore | None:
+        """What is kept of this model."""
+        return self._kept[model.fingerprint][1] if model.fingerprint in self._kept else None
 
     @contextmanager
-    def forgetting(self, model: LanguageModel) -> Iterator[None]:
+    def forgetting(self) -> Iterator[None]:
         """Within, documents are forgotten: what requests at work have of them in memory never reaches the disk again,
         and who comes later begins with an empty memory."""
-        if self.kept is not None:
-            self.kept.leave_disk()
+        for _, store in self._kept.values():
+            store.leave_disk()
         try:
             yield
         finally:
             with self._lock:
                 self._live, self._knowledge = Book(self.path), None
-            self.keep_for(model, *self._budgets)
+            for model, _ in list(self._kept.values()):
+                self.keep_for(model, *self._budgets)
 
     def graph(self, book: Book) -> Graph:
         """The graph of one of these books; who asks meanwhile waits until it is made."""

@@ -28,7 +28,7 @@ from openbook.lm.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpe
 from openbook.mix.settings import Settings
 from openbook.serve.app import create_app
 from openbook.serve.engine import Engine
-from openbook.serve.service import Limits, Service
+from openbook.serve.service import Limits, Loaded, Service
 from openbook.serve.shelf import Shelf, Shelved
 
 NOTES = {
@@ -63,7 +63,7 @@ def service_of(model: LanguageModel, folder: Path, **limits: Any) -> Service:
     open_book(folder / "notes.book").add(notes, encoder=ENCODER)
     shelved = Shelved("notes", folder / "notes.book", ENCODER)
     shelved.keep_for(model, 1 << 24, 1 << 24)
-    return Service(Engine(model, rows=12, queue=2), Shelf([shelved]), SETTINGS, Limits(**limits))
+    return Service([Loaded(Engine(model, rows=12, queue=2))], Shelf([shelved]), SETTINGS, Limits(**limits))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def gauge(client: Any, name: str) -> int:
-    return int(re.search(rf"^{name} (\d+)", client.get("/metrics").text, re.MULTILINE)[1])  # type: ignore[index]
+    return int(re.search(rf"^{name}{{[^}}]*}} (\d+)", client.get("/metrics").text, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def test_an_answer_is_of_one_version_whatever_happens_meanwhile(service: Service, tmp_path: Path) -> None:
