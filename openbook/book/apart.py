@@ -51,6 +51,8 @@ class Limits:
 
 
 LIMITS = Limits()
+DRAWING = Limits(cpu=20, seconds=30, output=32 * 2**20)
+"""Somebody waits for a page to look at."""
 
 
 def parse_apart(
@@ -65,7 +67,7 @@ def parse_apart(
 
 
 def page_png(
-    data: bytes, page: int, spans: Sequence[tuple[int, int]] = (), at_most: int = 1_600, limits: Limits = LIMITS
+    data: bytes, page: int, spans: Sequence[tuple[int, int]] = (), at_most: int = 1_600, limits: Limits = DRAWING
 ) -> bytes:
     """A page (from 1) of a PDF as a PNG of at most so many pixels a side, with characters of `Document.text` marked.
 
