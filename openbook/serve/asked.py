@@ -124,8 +124,10 @@ class Asked:
 
 
 def asked_of(request: ChatRequest, shelf: Shelf, models: Sequence[str], defaults: Settings) -> Asked:
-    """What a chat request asks, of the first of the models unless it names another; `Refused` (404) for a book, version or model that is not here, `Fault` for settings
-    that do not go together."""
+    """What a chat request asks, and of which model: the first unless it names another.
+
+    `Refused` (404) for a book, version or model that is not here, `Fault` for settings that do not go together.
+    """
     model = model_of(request.model, request.openbook, models)
     shelved = book_of(request.model, request.openbook, shelf, models)
     settings = settings_of(request, defaults, alone=shelved is None)

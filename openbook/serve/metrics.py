@@ -17,7 +17,7 @@ class Counts:
 
 
 def exposition(counts: Counts, engines: Mapping[str, Mapping[str, Any]], books: Mapping[str, tuple[int, int]]) -> str:
-    """The text of /metrics. `engines` gives what is counted of each model, `books` a book's live version and its passages, by name."""
+    """The text of /metrics, of models and books by name: what an engine counts; a live version, its passages."""
     return "\n".join([*_http(counts), *_engines(engines), *_books(books)]) + "\n"
 
 
