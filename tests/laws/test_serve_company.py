@@ -56,7 +56,7 @@ def shelved(tmp_path: Path, model: LanguageModel) -> Iterator[Shelved]:
 
 
 def asking(shelved: Shelved, book: Book, question: str, how: Settings) -> Work:
-    return lambda model: tokens_of(Reader(book, model, shelved.encoder, how, shelved.kept), question)
+    return lambda model: tokens_of(Reader(book, model, shelved.encoder, how, shelved.kept_for(model)), question)
 
 
 def facts(answer: Answer) -> Any:
