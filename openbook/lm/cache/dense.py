@@ -79,7 +79,13 @@ class DenseCache(Cache):
         self._positions_BC = self._positions_BC.index_select(0, index)
         self.next_positions_B = self.next_positions_B.index_select(0, index)
         self._least_B = self._least_B.index_select(0, index)
-        self._slots = [tuple(part.index_select(1, index) for part in parts) for parts in self._slots]
+        self._slots = [tuple(self._picked(part, index) for part in parts) for parts in self._slots]
+
+    def _picked(self, part: Tensor, index: Tensor) -> Tensor:
+        """These rows of a part. What is not filled yet is not touched: pages that nobody wrote to cost nothing."""
+        picked = torch.zeros(2, len(index), *part.shape[2:], dtype=part.dtype, device=self.device)
+        picked[:, :, :, : self.length] = part[:, :, :, : self.length].index_select(1, index)
+        return picked
 
     def _cut(self, lengths_B: Tensor) -> None:
         if bool((lengths_B < self._least_B).any()):
