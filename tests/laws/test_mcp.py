@@ -1,9 +1,7 @@
-"""The Model Context Protocol's face, through the SDK's own client in one process: what tools say, and may touch."""
+"""The Model Context Protocol's face, through the SDK's own client in one process: what tools and resources say."""
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,77 +9,19 @@ import pytest
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
-import anyio
 import jsonschema
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mcp import Client
 from mcp.shared.exceptions import MCPError
+from mcp_talk import CHANGES, NOTES, desk_of, said, talk
 
-from openbook.book import open_book
-from openbook.book.embedder import HashedWords
-from openbook.errors import Fault
 from openbook.lm.model import LanguageModel
-from openbook.mix.settings import Settings
-from openbook.serve.desk import Desk, Stopped, Work
-from openbook.serve.mcp import Server, uri
-
-CHANGES = {"add", "forget", "tag", "use"}
-NOTES = {"comet.md": "# Comets\n\nMaurice led the comet team.\n", "a b/tail?.md": "The tail was long. It glowed."}
-
-
-class Means:
-    """A tiny model, and words for an encoder; counts how often the model was asked for."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self._model, self.loads = model, 0
-
-    def model(self) -> LanguageModel:
-        self.loads += 1
-        return self._model
-
-    def encoder(self) -> HashedWords:
-        return HashedWords()
-
-    def settings(self) -> Settings:
-        return Settings(max_tokens=8, margin=None, cut_repeats=False)
-
-    def kept(self, book: Any, model: Any) -> None:
-        return None
-
-    def run(self, model: Any) -> dict[str, Any]:
-        return {"fingerprint": "tiny"}
+from openbook.serve.desk import Desk
+from openbook.serve.mcp import uri
 
 
 @pytest.fixture
-def notes(tmp_path: Path) -> Path:
-    for name, text in NOTES.items():
-        path = tmp_path / "notes" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "notes" / ".secret.md").write_text("hidden words")
-    (tmp_path / "private.md").write_text("private words")
-    (tmp_path / "notes" / "out.md").symlink_to(tmp_path / "private.md")
-    return tmp_path / "notes"
-
-
-@pytest.fixture
-def desk(tmp_path: Path, notes: Path, tiny_model: LanguageModel) -> Desk:
-    return Desk({"work": tmp_path / "work.book", "home": tmp_path / "home.book"}, Means(tiny_model), [notes])
-
-
-def talk(desk: Desk, conversation: Any, mode: str = "auto") -> Any:
-    """Run a conversation with a client of this desk's server."""
-
-    async def run() -> Any:
-        async with Client(Server(desk), mode=mode) as client:
-            return await conversation(client)
-
-    return anyio.run(run)
-
-
-def said(result: Any) -> str:
-    return "\n".join(block.text for block in result.content)
+def desk(tmp_path: Path, tiny_model: LanguageModel) -> Desk:
+    return desk_of(tmp_path, tiny_model)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -156,8 +96,8 @@ def test_documents_are_resources_read_in_parts(desk: Desk, monkeypatch: pytest.M
     talk(desk, conversation)
 
 
-def test_a_long_document_is_cut_and_says_how_it_goes_on(desk: Desk, notes: Path) -> None:
-    (notes / "long.txt").write_text("word " * 60_000)
+def test_a_long_document_is_cut_and_says_how_it_goes_on(desk: Desk) -> None:
+    (desk.roots[0] / "long.txt").write_text("word " * 60_000)
 
     async def conversation(client: Client) -> None:
         await client.call_tool("add", {"paths": ["long.txt"]})
@@ -167,64 +107,6 @@ def test_a_long_document_is_cut_and_says_how_it_goes_on(desk: Desk, notes: Path)
         assert len(rest) == 100_000 or rest.strip().endswith("word")
 
     talk(desk, conversation)
-
-
-def test_only_what_was_allowed_is_read(desk: Desk, tmp_path: Path) -> None:
-    async def conversation(client: Client) -> list[str]:
-        tried = [
-            "../private.md",
-            str(tmp_path / "private.md"),
-            "/etc/passwd",
-            "out.md",
-            ".secret.md",
-            "none.md",
-            "~",
-            "\0",
-        ]
-        results = [await client.call_tool("add", {"paths": [path]}) for path in tried]
-        assert all(result.is_error for result in results)
-        return [said(result) for result in results]
-
-    messages = talk(desk, conversation)
-    assert not any("words" in message for message in messages)
-    # What is there and may not be read sounds like what is not there.
-    assert len({message.split(" is not ")[-1] for message in messages if " is not in " in message}) == 1
-    assert sum(" is not in " in message for message in messages) == 7
-    desk.roots = ()
-    with pytest.raises(Fault, match="--allow"):
-        desk.allowed("comet.md")
-
-
-@given(
-    st.lists(st.sampled_from(["..", ".", "a", "/", "~", "notes", "comet.md", "private.md", "//", "out.md"]), max_size=6)
-)
-def test_no_path_leads_out_of_the_roots(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
-    root = tmp_path_factory.getbasetemp() / "allowed"
-    if not root.exists():
-        root.mkdir()
-        (root / "comet.md").write_text("x")
-        (root.parent / "private.md").write_text("x")
-        (root / "out.md").symlink_to(root.parent / "private.md")
-    try:
-        path = Desk({}, None, [root]).allowed("/".join(parts))  # type: ignore[arg-type]
-    except Fault:
-        return
-    assert path == root or root in path.parents
-
-
-def test_a_server_that_may_only_read_has_no_tools_that_change(desk: Desk) -> None:
-    open_book(desk.books["work"]).add(*desk.roots, encoder=HashedWords())
-    desk.changes = False
-
-    async def conversation(client: Client) -> None:
-        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert not CHANGES & tools.keys()
-        assert (await client.call_tool("ask", {"question": "Who?"})).structured_content["id"] is None
-
-    talk(desk, conversation)
-    assert not (desk.books["work"] / "answers").exists()
-    with pytest.raises(Fault, match="read-only"):
-        desk.forget(["notes/comet.md"])
 
 
 def test_tools_say_what_they_do_to_the_world(desk: Desk) -> None:
@@ -253,133 +135,3 @@ def test_nothing_is_loaded_before_it_is_needed(desk: Desk) -> None:
 
     talk(desk, conversation)
     assert desk.means.loads == 0  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "reason"),
-    [
-        ("ask", {"question": ""}, "question"),
-        ("ask", {"question": "x", "passages": 0}, "passages"),
-        ("ask", {"question": "x", "book": "other"}, "no book"),
-        ("ask", {"question": "x", "at": "nosuchtag"}, "nosuchtag"),
-        ("find", {"query": "x", "by": "magic"}, "by"),
-        ("find", {"query": " "}, "empty"),
-        ("why", {"number": 99}, "no answers"),
-        ("check", {"text": "x" * 100_001}, "text"),
-        ("add", {"paths": []}, "paths"),
-        ("nothing", {}, "nothing"),
-    ],
-)
-def test_what_is_wrong_is_said(desk: Desk, name: str, arguments: dict[str, Any], reason: str) -> None:
-    open_book(desk.books["work"]).add(*desk.roots, encoder=HashedWords())
-
-    async def conversation(client: Client) -> str:
-        result = await client.call_tool(name, arguments)
-        assert result.is_error
-        return said(result)
-
-    message = talk(desk, conversation)
-    assert reason in message and "Traceback" not in message
-
-
-junk = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(max_size=6)
-    | st.sampled_from(["\0", "../x"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=3,
-)
-ARGUMENTS = [
-    "question",
-    "query",
-    "text",
-    "paths",
-    "documents",
-    "name",
-    "version",
-    "number",
-    "book",
-    "at",
-    "k",
-    "by",
-    "first",
-]
-
-
-def test_no_argument_is_a_fault_of_the_server(desk: Desk) -> None:
-    """Drawn arguments for every tool: each is answered, or refused with a reason."""
-    open_book(desk.books["work"]).add(*desk.roots, encoder=HashedWords())
-    good = {"question": "Who led it?", "query": "comet", "text": "Maurice led it.", "paths": ["comet.md"], "version": 0}
-    good |= {"documents": ["notes/none.md"], "name": "tag"}
-
-    async def conversation(client: Client) -> None:
-        tools = [tool.name for tool in (await client.list_tools()).tools]
-        calls = []
-
-        @settings(max_examples=150)
-        @given(st.sampled_from(tools), st.dictionaries(st.sampled_from(ARGUMENTS), junk, max_size=3))
-        def drawn(tool: str, arguments: dict[str, Any]) -> None:
-            calls.append((tool, {**good, **arguments}))
-
-        drawn()
-        for tool, arguments in calls:
-            result = await client.call_tool(tool, arguments)
-            assert said(result) != f"Error executing tool {tool}", (tool, arguments)  # how the SDK tells a crash
-
-    talk(desk, conversation)
-
-
-def test_a_request_that_is_taken_back_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    began, ended = threading.Event(), threading.Event()
-
-    def endless(work: Work, *rest: Any, **given: Any) -> dict[str, Any]:
-        try:
-            for number in range(10**9):
-                began.set()
-                work.tell(number, 10**9, "working")
-                time.sleep(0.005)
-        except Stopped:
-            ended.set()
-            raise
-        return {}
-
-    monkeypatch.setattr(desk, "ask", endless)
-
-    async def conversation(client: Client) -> None:
-        with anyio.move_on_after(0.5):
-            await client.call_tool("ask", {"question": "Who?"})
-        assert await anyio.to_thread.run_sync(ended.wait, 10)
-        monkeypatch.undo()
-        assert not (await client.call_tool("add", {"paths": ["comet.md"]})).is_error  # the server goes on
-
-    talk(desk, conversation)
-    assert began.is_set()
-
-
-def test_too_many_requests_are_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openbook.serve.mcp.WAITING", 2)
-    go = threading.Event()
-
-    def slow(work: Work, *rest: Any, **given: Any) -> dict[str, Any]:
-        go.wait(10)
-        raise Fault("done")
-
-    monkeypatch.setattr(desk, "ask", slow)
-
-    async def conversation(client: Client) -> list[str]:
-        results: list[str] = []
-
-        async def one() -> None:
-            results.append(said(await client.call_tool("ask", {"question": "Who?"})))
-            go.set()
-
-        async with anyio.create_task_group() as group:
-            for _ in range(5):
-                group.start_soon(one)
-        return results
-
-    results = talk(desk, conversation)
-    assert sum("wait already" in text for text in results) == 2 and sum("done" in text for text in results) == 3
