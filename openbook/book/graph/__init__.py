@@ -20,6 +20,12 @@
     found.report(c, sentences=8) -> Report(community, title, entities, sentences: [Sentence], covered)
     found.scores(c) -> [S]                              # how much each sentence carries of a community
 
+    from openbook.book.graph.asking import Extracting, ask, choose, estimate
+
+    estimate(book, model) -> Asking(calls, read, written, …)        what asking a model what is named would take
+    choose(book, Extracting(how="both", made=model.made)); ask(book, model, budget=None, told=None) -> Asking
+    graph.told(a, b) -> [Tied(a, b, first, last, what), …]          what a model said of a relation; its sentences
+
 `find(book, query, by="graph")` walks (`openbook.book.graph.walk`), `by="pagerank"` goes all ways at once.
 """
 
