@@ -71,12 +71,14 @@ class Run:
 
     async def __anext__(self) -> Any:
         """The next token. Ends where the work ended, however it did: `answer` says."""
-        while not self._tokens:
-            if self._over:
+        while True:
+            over = self._over  # looked at first: what was written before the end is among the tokens by then
+            if self._tokens:
+                return self._tokens.popleft()
+            if over:
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
-        return self._tokens.popleft()
 
     async def answer(self) -> Any:
         """What the work returned, once it is done; raises what it raised, `Cancelled` if it was cancelled."""

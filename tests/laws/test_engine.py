@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -54,6 +55,32 @@ def test_requests_beside_each_other_write_what_each_writes_alone(tiny_model: Lan
 
     for work, (tokens, answer) in zip(works, asyncio.run(together()), strict=True):
         assert tokens == answer == alone(tiny_model, work)
+
+
+def test_a_last_token_that_comes_as_one_looks_is_not_lost(tiny_model: LanguageModel) -> None:
+    class Racing(deque[int]):
+        """Empty when it is looked at; just then the work's thread writes its last token and ends."""
+
+        def __bool__(self) -> bool:
+            if run is not None and not run._over:
+                self.append(7)
+                run.finish(None)
+                return False
+            return len(self) > 0
+
+    async def ends() -> list[int]:
+        nonlocal run
+        engine = Engine(tiny_model, rows=1)
+        waiting = engine.start(endless([]), rows=1), engine.start(endless([]), rows=1)
+        run = waiting[1]
+        run._tokens = Racing()
+        found = [token async for token in run]
+        for each in waiting:
+            each.cancel()
+        return found
+
+    run: Run | None = None
+    assert asyncio.run(ends()) == [7]
 
 
 def test_what_the_work_raises_is_raised_to_who_asked(tiny_model: LanguageModel) -> None:
