@@ -24,7 +24,8 @@ def configure(requests: bool) -> None:
     """Warnings and errors of the server and of what serves it; with `requests` a line for each request too."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Discreet("openbook: %(message)s"))
-    for name, level in (("openbook.serve", logging.INFO if requests else logging.WARNING), ("uvicorn", logging.ERROR)):
+    levels = {"openbook.serve": logging.INFO if requests else logging.WARNING}
+    for name, level in (levels | dict.fromkeys(("uvicorn", "asyncio"), logging.ERROR)).items():
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from served import ASKED, babbling, client_of, service_of
 
 from openbook.errors import Fault
-from openbook.serve import security
+from openbook.serve import logs, security
 from openbook.serve.app import SILENT
 from openbook.serve.service import Service
 
@@ -157,6 +157,22 @@ def test_what_nobody_foresaw_is_told_by_its_place_alone(
     assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
     assert "unexpected ValueError at test_serve_guard.py" in caplog.text
     assert "the-secret-word" not in caplog.text + response.text
+
+
+@pytest.mark.parametrize("name", ["uvicorn.error", "asyncio", "openbook.serve"])
+def test_an_exception_is_logged_without_its_message(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {each: logging.getLogger(each).__dict__.copy() for each in ("uvicorn", "asyncio", "openbook.serve")}
+    try:
+        logs.configure(requests=False)
+        try:
+            raise ValueError("what somebody asked")
+        except ValueError:
+            logging.getLogger(name).error("it broke", exc_info=True)
+    finally:
+        for each, was in kept.items():
+            logging.getLogger(each).__dict__.update(was)
+    said = capsys.readouterr().err
+    assert "it broke" in said and "ValueError at test_serve_guard.py" in said and "somebody" not in said
 
 
 def test_nothing_is_sent_anywhere() -> None:
