@@ -110,7 +110,7 @@ class Guard:
         if inside and site in ("cross-site", "same-site"):
             raise Refused(403, "a page of another site may not use this server", code="cross_site")
         origin = headers.get("origin")
-        if origin is not None and method not in SAFE_METHODS and urlsplit(origin).netloc.lower() != host:
+        if origin is not None and method not in SAFE_METHODS and _host_of(origin) != host:
             raise Refused(403, "a page of another site may not use this server", code="cross_site")
         if inside and self._key is not None:
             self._check_key(headers)
@@ -138,6 +138,14 @@ class Guard:
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _host_of(origin: str) -> str | None:
+    """The host and port of an origin; None where it has none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _is_address(name: str) -> bool:
