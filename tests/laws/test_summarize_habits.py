@@ -43,6 +43,13 @@ def test_a_label_is_no_part_of_a_point_and_says_who_speaks():
     assert known.broken("built over the river ADA VASS: No, it was not.") and not known.broken("built over the river")
 
 
+def test_a_label_is_not_looked_for_within_words():
+    known = habits([passage("A: Mosses have no roots.\nQ: Have they leaves?\n" * 3 + "王: 好。\n" * 3, "a.txt")])
+    assert {"a:", "q:", "王:"} <= known.labels
+    assert not known.broken("They measured the area: four hectares.")
+    assert known.broken("They measured it. A: Four hectares.") and known.broken("他说了。王: 四公顷。")
+
+
 def test_what_many_documents_say_in_the_same_words_is_nobodys_point():
     known = habits(TALKS)
     assert known.common(GREETING) == 1.0

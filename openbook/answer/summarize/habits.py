@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openbook.book.graph.derive import stem
+from openbook.book.graph.languages import UNSPACED
 from openbook.book.passages import Passage
 
 RUN = 4
@@ -67,7 +68,9 @@ class Habits:
     @cached_property
     def _inside(self) -> re.Pattern[str] | None:
         named = sorted((label for label in self.labels if label[-1:] in ":：" and "0" not in label), key=len)[-LABELS:]
-        return re.compile("|".join(map(re.escape, named)), re.IGNORECASE) if named else None
+        # `A:` is no part of `area:`; scripts without spaces have no edge to look for.
+        edged = ((("" if UNSPACED.match(label) else r"(?<!\w)") + re.escape(label)) for label in named)
+        return re.compile("|".join(edged), re.IGNORECASE) if named else None
 
     def broken(self, text: str) -> bool:
         """Whether somebody else begins to speak in it: a label stands in its middle."""
