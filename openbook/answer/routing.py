@@ -117,6 +117,7 @@ _WHY = {
     "passages": "it asks for one thing",
     "graph": "it hangs one fact on another",
     "global": "it asks about all of it",
+    "closed": "the book hardly has it",
 }
 
 
@@ -193,7 +194,7 @@ def _read(formed: Route, seen: Mapping[str, float]) -> Route:
         f"the best passage makes it {10 * seen['lift']:.1f} bits likelier and has {seen['said in one']:.0%} of its "
         f"words, {math.exp(seen['documents']):.1f} documents count"
     )
-    told = {"closed": "the book hardly has it"}.get(way, formed.why if way == formed.way else _WHY[way])
+    told = formed.why if way == formed.way else _WHY[way]
     return Route(way, shares[way], f"{told}; {found}", shares, {**formed.seen, **seen})  # type: ignore[arg-type]
 
 
