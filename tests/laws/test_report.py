@@ -196,6 +196,9 @@ def test_a_long_answer_is_drawn_in_rows_and_in_time() -> None:
     root = parsed(svg(answer))
     assert len(list(root.iter(f"{SVG}g"))) == 60 * len(row)
     assert float(root.get("height") or 0) > 1_000
+    answer["answer"] = answer["question"] = "x" * 20_000  # one word: its parts are found in one pass
+    drawn = [e.text or "" for e in parsed(svg(answer)).iter(f"{SVG}text") if e.get("class") == "ink"]
+    assert sum(map(len, drawn)) >= 20_000 and max(map(len, drawn)) < 200
 
 
 def test_the_ending_says_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ footnotes, bare addresses, mathematics): it makes no link, no HTML, no heading, 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -69,17 +70,19 @@ def _said(reading: Reading) -> str:
 
 
 def _paragraphs(text: str, notes: list[tuple[int, int]]) -> Iterator[str]:
-    """Each line of the answer a paragraph, with the signs of the notes that stand in it."""
-    at = 0
+    """Each line of the answer a paragraph, with the signs of the notes that stand in it; both are in order."""
+    at, left = 0, deque(notes)
     for line in text.split("\n"):
-        end = at + len(line)
-        cuts = [0, *(place - at for place, _ in notes if at < place <= end), len(line)]
-        signs = [f"[^{number}]" for place, number in notes if at < place <= end]
-        pieces = [_inside(line[a:b], first=a == 0) for a, b in pairwise(cuts)]
+        cuts, signs = [0], []
+        while left and left[0][0] <= at + len(line):
+            place, number = left.popleft()
+            cuts.append(max(place - at, 0))
+            signs.append(f"[^{number}]")
+        pieces = [_inside(line[a:b], first=a == 0) for a, b in pairwise([*cuts, len(line)])]
         told = "".join(piece + sign for piece, sign in zip(pieces, [*signs, ""], strict=True))
         if told.strip():
             yield told.strip()
-        at = end + 1
+        at += len(line) + 1
 
 
 def _inside(piece: str, first: bool) -> str:

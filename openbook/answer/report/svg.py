@@ -228,11 +228,15 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _broken(word: str, room: float) -> Iterator[str]:
-    while width(word) > room:
-        most = next(n for n in range(len(word), 0, -1) if width(word[:n]) <= room)
-        yield word[:most]
-        word = word[most:]
-    yield word
+    """A word that is longer than a line, in parts that are not."""
+    start, wide = 0, 0.0
+    for at, character in enumerate(word):
+        one = width(character)
+        if wide + one > room and at > start:
+            yield word[start:at]
+            start, wide = at, 0.0
+        wide += one
+    yield word[start:]
 
 
 def _shortened(text: str, room: float) -> str:
