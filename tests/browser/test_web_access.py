@@ -118,6 +118,20 @@ def test_the_stream_is_announced_by_sentences(opened) -> None:
     assert len(said) <= 2 + page.locator(".answer").inner_text().count(".")
 
 
+def test_on_a_phone_a_word_is_tapped(opened) -> None:
+    page = opened(width=360, has_touch=True, is_mobile=True)
+    ask(page, LEADER)
+    page.locator(".answer .t").nth(3).tap()
+    look = page.locator("#look")
+    expect(look).to_contain_text("token 4 of")
+    box, height = look.bounding_box(), page.evaluate("innerHeight")
+    assert box["x"] == 0 and abs(box["y"] + box["height"] - height) < 2  # at the foot, as wide as the phone
+    page.locator(".caption").tap()
+    expect(look).to_be_hidden()
+    page.locator(".source button.row").first.tap()
+    expect(page.locator(".reader mark").first).to_be_visible()
+
+
 def test_dark_and_light_follow_the_system_and_the_switch(opened) -> None:
     page = opened(color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from math import cos, sin
+
 import pytest
 from browsing import ask, picture
 
@@ -74,7 +77,44 @@ def test_the_map_can_be_moved_searched_and_read(opened) -> None:
     page.get_by_label("search the names").fill("")
     expect(page.locator(".detail h2")).to_contain_text("Ingrid Vass")
     expect(page.locator(".detail blockquote mark").first).to_contain_text("Ingrid Vass")
-    assert page.evaluate(FRAMES) > 1
+
+
+def crowd(names: int, groups: int) -> dict[str, object]:
+    """A graph of many names in discs on a grid, three relations a name, as /v1/books/…/graph sends one."""
+    side, size = int(groups**0.5), names // groups
+    discs = [(400.0 * (g % side), 400.0 * (g // side)) for g in range(groups)]
+    entities: list[list[object]] = []
+    for i in range(names):
+        (x, y), r, turn = discs[i // size], 150 * ((i % size) / size) ** 0.5, 2.4 * (i % size)
+        strength = 100 / (1 + i % size)
+        entities.append([f"name {i}", "name", i // size, x + r * cos(turn), y + r * sin(turn), strength, [0], ""])
+    pairs = [(i, (i + step) % names) for step in (1, 7, 97) for i in range(names)]
+    communities = [
+        {"title": f"name {g * size}", "key": [], "said": [0], "size": size, "x": x, "y": y, "r": 170}
+        for g, (x, y) in enumerate(discs)
+    ]
+    relations = [[a, b, 1.0, 0] for a, b in pairs]
+    sentences = [[0, "line 1", "All of them are named here."]]
+    return {"communities": communities, "entities": entities, "relations": relations} | {
+        "sentences": sentences, "documents": ["all.md"],
+    }  # fmt: skip
+
+
+def test_four_thousand_names_are_drawn_and_moved(opened, capsys) -> None:
+    """How quickly is not judged here: where pictures are asked for it is printed, for docs/web.md."""
+    page = opened("ask")
+    page.route("**/graph", lambda route: route.fulfill(json=crowd(4_000, 100)))
+    page.get_by_role("link", name="Map").click()
+    expect(page.locator(".atlas .meta")).to_have_text("4\u2009000 names, 12\u2009000 relations, 100 communities")
+    frames = page.evaluate(FRAMES)
+    assert frames > 0
+    page.get_by_label("search the names").fill("name 1234")
+    page.locator(".list button").first.click()
+    page.get_by_label("search the names").fill("")
+    expect(page.locator(".detail h2")).to_have_text("name 1234")
+    if os.environ.get("OPENBOOK_PICTURES"):
+        with capsys.disabled():
+            print(f"\n4,000 names, 12,000 relations, zoomed: {frames:.0f} frames a second")
 
 
 def test_an_answer_given_before_is_opened_again(opened) -> None:
