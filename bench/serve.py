@@ -7,10 +7,10 @@ The questions and paragraphs are those of a file in SQuAD's format. Two kinds of
 * chat: the model alone, with the paragraph and the question in the prompt. Both servers get the same.
 * book: the question, asked of the book of all paragraphs: retrieved, read under every passage, mixed, with evidence.
 
-First one client asks one request after the other for half of the time; then all clients ask at once, the same requests
-first, for the whole of it. Tokens a second count what was written in that time. "Mixed" counts answers that differ from
-the same request's answer asked alone: our numbers do not depend on the company, so it must be 0; llama.cpp's may.
-Memory is the server's resident set at the start, in the middle and at the end of the load.
+After a third of the time for warming up, one client asks one request after the other for half of it; then all clients
+ask at once, the same requests first, for the whole of it. Tokens a second count what was written in that time. "Mixed"
+counts answers that differ from the same request's answer asked alone: our numbers do not depend on the company, so it
+must be 0; llama.cpp's may. Memory is the server's resident set at the start, in the middle and at the end of the load.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def run(entrant: Entrant, port: int, squad: Squad, args: argparse.Namespace, fol
     """One entrant: alone, then together; a row of the table."""
     with served(entrant, port, folder / f"{entrant.name}-{entrant.kind}.log") as pid:
         warm = requests(squad, entrant.kind)
-        asyncio.run(load(port, entrant, itertools.islice(warm, 10_000, None), 1, 1.0, args.tokens, pid))
+        rest = itertools.islice(warm, len(squad.questions) // 2, None)  # passages are kept from before, as in a server
+        asyncio.run(load(port, entrant, rest, args.clients, args.seconds / 3, args.tokens, pid))
         loads = [
             asyncio.run(load(port, entrant, requests(squad, entrant.kind), clients, seconds, args.tokens, pid))
             for clients, seconds in ((1, args.seconds / 2), (args.clients, args.seconds))
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["chat", "book"], choices=["chat", "book"])
     parser.add_argument("--rows", type=int, help="rows at work at once (openbook serve --rows)")
     parser.add_argument("--passages", type=int, default=5)
-    parser.add_argument("--paragraphs", type=int, default=400, help="of the file's, which make the book")
+    parser.add_argument("--paragraphs", type=int, default=100, help="of the file's, which make the book")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--no-rival", action="store_true")
     parser.add_argument("--json", type=Path)
