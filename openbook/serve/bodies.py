@@ -81,7 +81,7 @@ class BookList(BaseModel):
 
 
 class DocumentFacts(BaseModel):
-    """A document in a book; `pages` is the last page that has text, of a document with pages."""
+    """A document in a book; `pages` is the last page on which a passage begins, of one with pages."""
 
     name: str
     title: str | None
@@ -100,7 +100,7 @@ class DocumentList(BaseModel):
 
 
 class DocumentText(BaseModel):
-    """A document's text, what every span counts in. `pages`: where the first passage of each page begins."""
+    """A document's text, what every span counts in. `pages`: where the first passage from each page on begins."""
 
     name: str
     title: str | None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import ASKED, NOTES, babbling, client_of, service_of
+from served import ASKED, ENCODER, NOTES, babbling, client_of, pdf, service_of
 
 
 @pytest.fixture
@@ -105,7 +105,6 @@ def test_versions_are_named_used_and_asked(client: Any) -> None:
 
 
 def test_another_process_may_write_the_book(client: Any) -> None:
-    from served import ENCODER
 
     from openbook.book.store import open_book
 
@@ -152,3 +151,25 @@ def test_what_else_a_book_is_asked(client: Any) -> None:
     assert client.get("/v1/books/notes/graph").json()["entities"]
     assert client.get("/v1/books/notes/pages/1?document=notes/comet.md").status_code == 404
     assert client.get("/v1/books/notes/pages/1?document=../../etc/passwd").status_code == 404
+
+
+def test_a_page_is_shown_with_its_place_marked_as_long_as_the_file_is_the_one_that_was_read(client: Any) -> None:
+    long = "Words of the first page. " * 60
+    added(client, ("talk.pdf", pdf(long, "The comet faded in June.")))
+    told = client.get("/v1/books/notes/documents/talk.pdf").json()
+    [listed] = [d for d in client.get("/v1/books/notes/documents").json()["data"] if d["name"] == "talk.pdf"]
+    assert listed["pages"] == len(told["pages"]) and listed["kind"] == "application/pdf"
+    assert told["pages"][0] == 0 and told["pages"] == sorted(told["pages"])
+    address = "/v1/books/notes/pages/2?document=talk.pdf"
+    start = told["text"].index("comet")
+    bare, marked = client.get(address), client.get(f"{address}&span={start}-{start + 5}")
+    for picture in (bare, marked):
+        assert picture.status_code == 200 and picture.headers["content-type"] == "image/png"
+        assert picture.content.startswith(b"\x89PNG\r\n")
+    assert bare.content != marked.content
+    assert client.get("/v1/books/notes/pages/3?document=talk.pdf").status_code == 404
+    assert client.get(f"{address}&span=5-x").status_code == 400
+    [original] = client.book.glob("uploads/*/talk.pdf")
+    original.write_bytes(pdf("Another text.", "Quite another."))
+    gone = client.get(address)
+    assert gone.status_code == 404 and gone.json()["error"]["code"] == "original_gone"
