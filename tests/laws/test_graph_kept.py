@@ -19,7 +19,7 @@ from openbook.book import open_book
 from openbook.book.graph import graph as graphs
 from openbook.book.graph import kept, open_graph
 from openbook.book.graph.asking import Extracting, ask, choose
-from openbook.book.graph.stored import FOLDER
+from openbook.book.graph.stored import FOLDER, Store, lines, read_listing, writing
 from openbook.book.store import Book
 
 NOTES = {
@@ -160,6 +160,37 @@ def test_numbers_out_of_place_are_not_believed_though_the_hash_fits(tmp_path: Pa
         path.write_bytes(head[:32] + hashlib.sha256(data).digest() + data)
         assert kept.recall(book.path / FOLDER, head[:32], places) is None, (name, how)
     assert all_of(book) == before
+
+
+def test_nothing_packed_is_unpacked(tmp_path: Path) -> None:
+    book = book_of(tmp_path, **NOTES)
+    open_graph(book)
+    path, places = only(book), graphs.places_of(book)
+    key = path.read_bytes()[:32]
+    with np.load(io.BytesIO(path.read_bytes()[64:])) as held:
+        arrays = dict(held)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    for data in (packed.getvalue(), b"no archive", b"PK\x03\x04 none either"):
+        path.write_bytes(key + hashlib.sha256(data).digest() + data)
+        assert kept.recall(book.path / FOLDER, key, places) is None
+
+
+def test_it_is_opened_while_another_process_joins_the_segments(tmp_path: Path, monkeypatch) -> None:
+    book, seen = book_of(tmp_path, **NOTES), 0
+    before, folder = all_of(book), book.path / FOLDER
+
+    def stale(of: Path) -> object:
+        """The listing; at first as it was before a writer replaced all that it names."""
+        nonlocal seen
+        found, seen = read_listing(of), seen + 1
+        if seen == 1:
+            with writing(folder):
+                Store(folder)._replace(0, [(line for _, line in lines(folder, lambda key: True))])
+        return found
+
+    monkeypatch.setattr(kept, "read_listing", stale)
+    assert all_of(book) == before and seen > 1
 
 
 def test_what_is_forgotten_is_not_kept(tmp_path: Path) -> None:

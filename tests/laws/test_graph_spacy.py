@@ -35,6 +35,8 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(spacy, "find_spec", lambda name: name if name == "spacy" else None)
     with pytest.raises(BookFault, match="en_core_web_sm"):
         open_graph(book, by="spacy")
+    with pytest.raises(BookFault, match="en_core_web_sm"):
+        choose(book, Extracting("spacy"))  # it would be chosen for all that come
     assert open_graph(book).find("Ada Quill") is not None
 
 

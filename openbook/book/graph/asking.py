@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from openbook.book import versions
 from openbook.book.graph.build import contents, documents_of
-from openbook.book.graph.extract import FORMAT, extractors, sentences_of
+from openbook.book.graph.extract import FORMAT, extractors, sentences_of, version_of
 from openbook.book.graph.modelled import PRINT, WAYS, Part, grounded, part_line, read_part, stretches
 from openbook.book.graph.stored import (
     ASKED,
@@ -112,9 +112,10 @@ def chosen(folder: Path) -> Extracting:
 
 
 def choose(book: Book, extracting: Extracting) -> None:
-    """Let the book's graph be of this extraction from now on."""
+    """Let the book's graph be of this extraction from now on; `BookFault` where it is none, or not installed."""
     if extracting.by not in extractors():
         raise BookFault(f"no extractor is called {extracting.by!r}; there are: {', '.join([*extractors(), *WAYS])}")
+    version_of(extracting.by)
     folder = book.path / FOLDER
     with faults(book.path), writing(folder):
         if chosen_or_none(folder) != extracting:

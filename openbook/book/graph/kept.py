@@ -16,13 +16,14 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from openbook.book import versions
 from openbook.book.graph.derive import Derived, Places, Tied
 from openbook.book.graph.extract import KINDS
-from openbook.book.graph.stored import FOLDER, read_listing, writing
+from openbook.book.graph.stored import FOLDER, damaged, read_listing, steadily, writing
 from openbook.book.manifest import BookFault, sync
 
 if TYPE_CHECKING:
@@ -45,15 +46,24 @@ def fingerprint(folder: Path, lines: list[Path], made: str, places: Places) -> b
     """32 bytes that stand for all that a graph is derived from; `lines` are folders of lines."""
     digest = hashlib.sha256(f"{VERSION} {made}".encode())
     for of in lines:
-        listing = read_listing(of)
-        for name in listing.segments if listing else ():
-            with (of / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(steadily(of, _hashed))
     for texts in (places.ids, places.documents, places.headings):
         digest.update(_blob(texts))
     for numbers in (places.rows_P, places.starts_P, places.ends_P):
         digest.update(numbers.tobytes())
     return digest.digest()
+
+
+def _hashed(folder: Path) -> bytes:
+    """The hashes of the segments that count."""
+    listing, found = read_listing(folder), list[bytes]()
+    for name in listing.segments if listing else ():
+        try:
+            with (folder / name).open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise damaged(folder / name) from error
+    return b"".join(found)
 
 
 def path_of(folder: Path, key: bytes) -> Path:
@@ -95,8 +105,10 @@ def recall(folder: Path, key: bytes, places: Places) -> tuple[Derived, list[str]
         if len(data) > LONGEST or head != key + hashlib.sha256(data).digest():
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            if any(each.compress_type for each in arrays.zip.infolist()):
+                return None  # `keep` packs nothing: who did may have packed more than memory holds
             return _unpacked(arrays, len(places.ids))
-    except (OSError, ValueError, KeyError, EOFError, IndexError, TypeError, MemoryError):
+    except (OSError, ValueError, KeyError, EOFError, IndexError, TypeError, MemoryError, BadZipFile):
         return None
 
 

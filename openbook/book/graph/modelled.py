@@ -181,22 +181,6 @@ class _Found:
             self.types[form] = " ".join(item.what.split())[:LONGEST_TYPE].casefold()
         return True
 
-    def _look(self, name: str) -> dict[int, Span]:
-        """The first place in each sentence that says the name; in another case only if none has it in this."""
-        words = r"\s+".join(map(re.escape, name.split()))
-        ends = [
-            "" if UNSPACED.search(edge) else mark for edge, mark in ((name[:1], r"(?<!\w)"), (name[-1:], r"(?!\w)"))
-        ]
-        for flags in (0, re.IGNORECASE):
-            pattern = re.compile(ends[0] + words + ends[1], flags)
-            found = {}
-            for row in range(*self.rows):
-                if match := pattern.search(self.text, *self.sentences[row]):
-                    found[row] = match.span()
-            if found:
-                return found
-        return {}
-
     def tie(self, relation: Item) -> Tie | None:
         a, b = normal(relation.name), normal(relation.other or "")
         if a == b or a not in self.places or b not in self.places:
