@@ -51,12 +51,12 @@ class Shelved:
     def at(self, ref: Ref | None = None) -> Book:
         """The book at a version or tag, else at the live one; `Refused` (404) where it is not there."""
         try:
-            live = read_head(self.path).version
-            number = live if ref is None else resolve(self.path, ref)
+            number = None if ref is None else resolve(self.path, ref)
             with self._lock:
-                if number == live:
-                    if self._live.version != live:
-                        self._live = Book(self.path)
+                if self._live.version != read_head(self.path).version:
+                    self._live = Book(self.path)
+                # Another may have become live just now: who names a version is given that one.
+                if number is None or number == self._live.version:
                     return self._live
                 if number not in self._seen:
                     self._seen[number] = Book(self.path, number)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from served import ASKED, ENCODER, babbling, client_of, live, service_of
 
-from openbook.book.store import open_book
+from openbook.book.store import Book, open_book
 from openbook.serve.service import Service
 
 httpx = pytest.importorskip("httpx")
@@ -79,6 +79,23 @@ def test_an_answer_is_of_one_version_whatever_happens_meanwhile(service: Service
         version = answer["book"]["version"]
         assert told[version] in led, (version, led)
     assert len({answer["book"]["version"] for answer in given}) > 1
+
+
+def test_who_names_a_version_is_given_it_though_another_becomes_live(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelved, book = service.shelf.named(), open_book(tmp_path / "notes.book")
+    first = book.version
+    named = book.use(0)
+
+    def opened(path: Path, at: int | None = None) -> Book:
+        if at is None and book.version == named:
+            book.use(first)  # somebody writes between the look at what is live and the opening of it
+        return Book(path, at)
+
+    monkeypatch.setattr("openbook.serve.shelf.Book", opened)
+    assert shelved.at(named).version == named
+    assert shelved.at().version == book.version > named
 
 
 def test_a_full_queue_says_so_and_who_leaves_frees_its_place(service: Service) -> None:
