@@ -34,7 +34,7 @@ async def chat_completions(request: Request, body: ChatRequest, service: Served)
     """Answer the last user message from a book (`openbook:BOOK`), or by the model alone."""
     asked = await asyncio.to_thread(asked_of, body, service.shelf, service.names, service.defaults)
     seed = asked.settings.sampling.seed
-    drawn = body.n if asked.settings.answers == 1 and asked.settings.sampling.temperature else 1
+    drawn = body.n if asked.settings.answers == 1 else 1
     askings = [asked, *(asked.seeded(seed + i) for i in range(1, drawn))]
     reply = Reply(service, body, str(request.base_url).rstrip("/"), service.loaded(asked.model).fingerprint)
     runs = []

@@ -41,6 +41,12 @@ def test_a_stream_says_what_the_whole_answer_says(client: Any, model: str, n: in
     assert [c["index"] for c in whole["choices"]] == list(range(n))
 
 
+def test_the_model_alone_gives_as_many_choices_as_are_asked_for_also_where_it_draws_none(client: Any) -> None:
+    choices = asked(client, model="tiny", n=3, temperature=0)["choices"]
+    assert [c["index"] for c in choices] == [0, 1, 2]
+    assert len({c["message"]["content"] for c in choices}) == 1
+
+
 def test_every_token_of_a_stream_has_its_evidence(client: Any) -> None:
     chunks = asked(client, stream=True, stream_options={"include_usage": True})
     begun, *written, ended, usage = chunks
