@@ -7,9 +7,9 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openbook.answer import routing
+from openbook.answer import looked, routing
 from openbook.answer.ask import write
-from openbook.answer.routing import WAYS, WEIGHTS, by_form, clue, clues, route
+from openbook.answer.routing import CERTAIN, LIKELY, READ, WAYS, WEIGHTS, by_form, clue, clues, measures, route
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book
 from openbook.cli.ways import go
@@ -109,8 +109,55 @@ def test_the_closed_book_alone_has_one_source(reader):
     assert all(token.responsibility == {"closed": 1.0} for token in answer.tokens)
 
 
-def test_auto_says_why(reader, capsys):
+@pytest.mark.parametrize(("said", "lift_bits", "way"), [(0.9, 30.0, "passages"), (0.0, -5.0, "closed")])
+def test_auto_says_why(reader, capsys, monkeypatch, said, lift_bits, way):
+    monkeypatch.setattr(looked, "look", lambda reader, question: looked.Looked(lift_bits, 5.0, 1.0, said))
     going = go("auto", reader, "Who led the comet team?", False, None)
-    assert going.reader is reader and not going.done
-    assert "way: passages" in capsys.readouterr().err
-    assert going.told["route"]["way"] == "passages"
+    assert (going.reader is reader) == (way == "passages") and not going.done
+    told = capsys.readouterr().err
+    assert f"way: {way}" in told and f"{lift_bits:.1f} bits likelier" in told
+    assert going.told["route"]["way"] == way and going.told["route"]["clues"]["said in one"] == said
+    if way == "closed":
+        assert [source.kind for source in write(going.reader, "Who led the comet team?").sources] == ["closed_book"]
+
+
+LOOKS = st.fixed_dictionaries(
+    {"lift_bits": st.floats(-500, 500), "spread": st.floats(1, 50), "said": st.floats(0, 1), "margin": st.just(5.0)}
+)
+
+
+@given(st.text(max_size=120), LOOKS)
+def test_a_look_into_the_book_weighs_four_ways(question, seen):
+    told = route(question, **seen)
+    assert told.way in LIKELY and set(told.shares) == set(LIKELY)
+    assert sum(told.shares.values()) == pytest.approx(1.0) and told.confidence >= told.shares[told.way] - 1e-9
+    assert (told.way == "closed") == (told.shares["closed"] >= CERTAIN)
+    json.dumps(told.to_dict(), allow_nan=False)
+    assert set(measures(0.0, 1.0, 0.0)) <= set(told.seen)
+
+
+@given(st.text(max_size=120), LOOKS, st.floats(0, 300))
+def test_what_makes_the_question_likelier_never_speaks_for_the_model_alone(question, seen, more):
+    """Against passages: the more a passage lifts the question, the less the closed book's share beside theirs."""
+    higher = route(question, **{**seen, "lift_bits": seen["lift_bits"] + more}).shares
+    lower = route(question, **seen).shares
+    assert higher["closed"] * lower["passages"] <= lower["closed"] * higher["passages"] + 1e-9
+
+
+def test_the_closed_book_can_be_told(monkeypatch):
+    monkeypatch.setattr(routing, "READ", {**READ, "every question": (0.0, 0.0, 50.0)})
+    told = route("Who is it?", lift_bits=1.0, spread=1.0, said=0.1)
+    assert told.way == "closed" and told.why.startswith("the book hardly has it")
+
+
+def test_every_measure_has_a_weight():
+    assert set(READ) == {"every question", *measures(0.0, 1.0, 0.0)}
+
+
+def test_a_look_measures_what_it_says(reader):
+    seen = looked.look(reader, "Have mosses roots?")
+    hits = reader.find("Have mosses roots?")
+    _, believed = reader.read("Have mosses roots?", hits)
+    assert seen.lift_bits == pytest.approx(believed.lift_bits, abs=1e-3)
+    assert seen.spread == pytest.approx(1.0) and seen.said == pytest.approx(2 / 2)
+    assert looked.look(reader, "Who painted the harbour?").said == 0.0

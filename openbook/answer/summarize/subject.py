@@ -15,6 +15,8 @@ from openbook.book.graph.languages import language_of, stop_words
 
 LONGEST = 2_000
 """Characters of a question that are looked at."""
+LEAST = 2
+"""Words (characters of a script without spaces) that a subject has: of one alone a model says little."""
 _FRAME = re.compile(
     r"\b(?:summar(?:y|ies|i[sz]e\w*)|sum up|overview|gist|outline|recap|overall|recurring|recurrent|across|throughout|"
     r"in general|general(?:ly)?|as a whole|main|themes?|topics?|points?|subjects?|take-?aways?|insights?|views?|"
@@ -32,18 +34,20 @@ _ASKS = frozenset(
     """.split()  # noqa: SIM905 a list of words reads better as words
 )
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W_]+(?:['’.-](?=\w)[^\W_]+)*")
+_UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 
 
 def subject(question: str, habitual: Container[str] = ()) -> str:
-    """The words of a question that say what it is about, in order; the question itself where there are none.
+    """The words of a question that say what it is about, in order; the question itself where there are fewer than two.
 
     `habitual` are words (stems) that documents say out of habit.
 
-    >>> subject("Which guests discuss the topic of diversity in tech?", {"guest", "tech"})
-    'diversity'
+    >>> subject("Which guests discuss the impact of privacy laws on tech?", {"guest", "tech"})
+    'impact privacy laws'
     """
     read = question[:LONGEST]
     stop = stop_words(language_of(read)) | _ASKS
     left = [w for w in _WORD.findall(_FRAME.sub(" ", read)) if w.casefold() not in stop]
     telling = [w for w in left if stem(w.casefold()) not in habitual]
-    return " ".join(telling or left) or question
+    about = " ".join(telling or left)
+    return about if len(_UNIT.findall(about)) >= LEAST else question
