@@ -133,6 +133,8 @@ def settle(come: Incoming, path: Path) -> None:
 
     After the document: whoever is killed in between leaves one without its original, not a text that nobody forgets.
     """
+    if path.parent.is_symlink():  # a book that others made may lead anywhere
+        path.parent.unlink()
     path.parent.mkdir(exist_ok=True)
     sync(come.staged)
     come.staged.replace(path)
@@ -173,5 +175,5 @@ def retain(book: Path, paths: Iterable[str]) -> None:
     kept = {found[1] for path in paths if (found := _PLACE.search(path))}
     for folder in uploads.iterdir():
         if re.fullmatch("[0-9a-f]{32}", folder.name) and folder.name not in kept:
-            shutil.rmtree(folder)
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     sync(uploads)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openbook.book import BookFault, open_book
 from openbook.book.embedder import HashedWords
 from openbook.book.store import Book
-from openbook.book.uploads import MAX_BYTES, MAX_PARTS, here, original, receive, safe_name, staging
+from openbook.book.uploads import MAX_BYTES, MAX_PARTS, here, original, place, receive, safe_name, staging
 
 ENCODER = HashedWords()
 COMET = b"# Comets\n\nMaurice led the comet team.\n"
@@ -164,6 +164,19 @@ def test_links_and_devices_are_no_uploads(book: Book, tmp_path: Path) -> None:
     (linked.path / "uploads").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BookFault, match="is a link"), staging(linked.path):
         pass
+
+
+def test_a_link_in_a_book_that_others_made_is_not_followed(book: Book, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept.txt").write_text("not ours")
+    (book.path / "uploads").mkdir()
+    for name in ("comet.md", "tail.md"):
+        place(book.path, name).parent.symlink_to(outside)
+    uploaded(book, ("comet.md", COMET))
+    assert original(book, "comet.md") == COMET
+    book.forget("comet.md")
+    assert [path.name for path in outside.iterdir()] == ["kept.txt"] and not list((book.path / "uploads").iterdir())
 
 
 def test_a_moved_book_knows_its_uploads(book: Book, tmp_path: Path) -> None:
