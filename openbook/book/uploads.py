@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from openbook.book import tables
 from openbook.book.documents import Unreadable, load
@@ -81,13 +81,23 @@ def staging(book: Path) -> Iterator[Path]:
             raise BookFault(f"{uploads} is a link; uploads are kept in the book itself: remove it")
         uploads.mkdir(exist_ok=True)
         _sweep(uploads)
-        folder = Path(tempfile.mkdtemp(prefix=".staged-", dir=uploads))
+        folder, lock = _claimed(uploads)
     try:
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claimed(uploads: Path) -> tuple[Path, IO[str]]:
+    """A new folder, and the lock that says that its process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=".staged-", dir=uploads))
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # else somebody swept it away before it was locked
+            return folder, lock
+        lock.close()
 
 
 def _sweep(uploads: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openbook.book import BookFault, open_book
+from openbook.book import BookFault, open_book, uploads
 from openbook.book.embedder import HashedWords
 from openbook.book.store import Book
 from openbook.book.uploads import MAX_BYTES, MAX_PARTS, here, original, place, receive, safe_name, staging
@@ -205,4 +205,21 @@ def test_what_a_killed_server_left_is_swept(book: Book) -> None:
         assert [p.name for p in (book.path / "uploads").iterdir()] == [mine.name]
         with staging(book.path):
             assert mine.exists()
+    assert not list((book.path / "uploads").iterdir())
+
+
+def test_who_sweeps_while_another_begins_takes_nothing_from_it(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, swept = uploads.fcntl.flock, []
+
+    def flock(file: object, how: int) -> None:
+        if not swept:  # between the making of the lock's file and the lock
+            swept.append(file)
+            uploads._sweep(book.path / "uploads")
+        locked(file, how)
+
+    monkeypatch.setattr(uploads.fcntl, "flock", flock)
+    with staging(book.path) as mine:
+        (mine / "0").write_bytes(COMET)
+        with staging(book.path):
+            assert (mine / "0").read_bytes() == COMET
     assert not list((book.path / "uploads").iterdir())
