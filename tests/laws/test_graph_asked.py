@@ -207,6 +207,22 @@ def test_what_is_forgotten_is_in_no_reply(tmp_path: Path, how: str) -> None:
     }
 
 
+def test_clean_up_takes_what_no_version_says(tmp_path: Path) -> None:
+    book = book_of(tmp_path, a="Ada Quill met Boris Thorn.", b="Dora Marsh sings.")
+    ask(book, Capitals())
+    (tmp_path / "notes" / "a.md").write_text("Clara Finch met Emil Stone.")
+    book.add(tmp_path / "notes", encoder=ENCODER)
+    again = Capitals()
+    assert ask(book, again).calls == 1 and "Clara" in again.asked[0]
+
+    def lines() -> str:
+        return "".join(path.read_text() for path in folder_of(book.path / FOLDER, again.made).glob("*.jsonl"))
+
+    assert "boris" in lines()
+    book.prune(1)
+    assert "boris" not in lines() and "emil" in lines() and covered(book, again.made) == (2, 2)
+
+
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[3])

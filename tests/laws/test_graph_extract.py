@@ -128,18 +128,20 @@ def test_chinese_without_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "人工智能" in names("我们的人工智能和方法")
 
 
-def test_a_word_a_million_times() -> None:
+def test_a_word_over_and_over() -> None:
+    """A million of them are in docs/graph.md."""
     began = time.process_time()
-    found = extract("buffalo " * 1_000_000)
+    found = extract("buffalo " * 100_000)
     assert len(found.names) <= 1 + 2 and len(found.mentions) <= 3 * len(found.sentences)
     assert max(end - start for start, end in found.sentences) <= 2 * LONGEST_SENTENCE
-    assert time.process_time() - began < 120  # linear: seconds
+    assert time.process_time() - began < 30  # linear: tenths of a second
 
 
-def test_fifty_thousand_names_in_one_document() -> None:
-    text = " met ".join(f"Xa{i} Yb{i}" for i in range(50_000))
+def test_thousands_of_names_in_one_document() -> None:
+    """Fifty thousand are in docs/graph.md."""
+    text = " met ".join(f"Xa{i} Yb{i}" for i in range(5_000))
     derived = graph_of(text)
-    assert len(derived.normals) >= 50_000
+    assert len(derived.normals) >= 5_000
 
 
 def test_nothing_but_signs() -> None:

@@ -27,12 +27,15 @@ COUNTED = frozenset({"DATE", "TIME", "PERCENT", "MONEY", "QUANTITY", "ORDINAL", 
 def installed() -> str:
     """Names all that decides what this extractor finds; `BookFault` where spaCy or every model of it is missing."""
     if find_spec("spacy") is None:
-        raise BookFault("spaCy is not installed; install it with: pip install openbook[spacy]")
+        raise BookFault(
+            "spaCy is not installed; install it with: pip install openbook[spacy] "
+            "(or go back: openbook graph --extract built-in)"
+        )
     found = [name for language in LANGUAGES if (name := _package(language))]
     if not found:
         raise BookFault(
             "no model of spaCy is installed; install one, for example en_core_web_sm, from "
-            "https://github.com/explosion/spacy-models/releases"
+            "https://github.com/explosion/spacy-models/releases (or go back: openbook graph --extract built-in)"
         )
     return " ".join(["spacy", version("spacy"), *(f"{name}-{_version(name)}" for name in found)])
 
