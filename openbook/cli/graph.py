@@ -41,8 +41,8 @@ def graph(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="From now on names are found as in print (built-in), by spaCy (spacy), by a language model (llm), or in "
-            "print and by one (both); a model is asked about what it was not asked yet.",
+            help="From now on names are found as in print (built-in), by spaCy (spacy), by a language model (llm), or "
+            "in print and by one (both); a model is asked about what it was not asked yet.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -82,8 +82,8 @@ def graph(
 ) -> None:
     """Show the communities of what the documents name, or of one name what it is related to.
 
-    No model is asked without --extract llm or both, or --write. What one has said is kept: only what is new or changed is
-    asked about again.
+    No model is asked without --extract llm or both, or --write. What one has said is kept: it is asked again only about
+    what is new or changed.
     """
     config = options.configure(book=book, model=model)
     opened, encoder = open_for(config, docs, at)
