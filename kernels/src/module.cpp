@@ -292,9 +292,6 @@ void bind_engine(nb::module_& m) {
       .def("ready", &ready, "tokens"_a, "positions"_a, "given"_a, "next"_a, "rows"_a, "columns"_a)
       .def("read_weights", &Engine::read_weights, nb::call_guard<nb::gil_scoped_release>())
       .def("commit", [](Engine& engine, const std::vector<Part>& parts) { engine.commit(parts); }, "parts"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("commit", [](Engine& engine, const Keys& keys) {
-        engine.commit({part(0, 0, 0, 0, {}, 0, 0, 0, &keys)});
-      }, "keys"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("__init__", [](Engine* self, std::shared_ptr<Model> model, std::shared_ptr<Team> team, const std::string& isa) {
         new (self) Engine(model, team, kernels_named(isa));
       }, "model"_a, "team"_a, "isa"_a = "")
@@ -308,11 +305,7 @@ void bind_engine(nb::module_& m) {
       }, "index"_a, "data"_a, "rows"_a, "zero"_a)
       .def("added", [](Engine& engine, uintptr_t data, int rows, int width) {
         engine.added = {pointer<const float>(data), rows, width, 0};
-      }, "data"_a, "rows"_a, "width"_a)
-      .def("forward", [](Engine& engine, int64_t rows, int64_t columns, uintptr_t tokens, uintptr_t positions, std::vector<int> keep, uintptr_t logits, uintptr_t hidden, uintptr_t tapped, Keys* keys, int store) {
-        nb::gil_scoped_release release;
-        engine.forward({part(rows, columns, tokens, positions, std::move(keep), logits, hidden, tapped, keys)}, keys ? keys->store : (Store)store);
-      }, "rows"_a, "columns"_a, "tokens"_a, "positions"_a, "keep"_a, "logits"_a, "hidden"_a = 0, "tapped"_a = 0, "keys"_a.none() = nb::none(), "store"_a = 0);
+      }, "data"_a, "rows"_a, "width"_a);
 }
 
 void bind_lists(nb::module_& m) {

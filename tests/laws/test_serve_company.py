@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from company import book_of_notes, facts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_specs import needs_kernels
-from test_answer import FACTS
 
 from openbook.answer.answer import Answer
 from openbook.answer.ask import tokens_of, write
 from openbook.book.embedder import HashedWords
-from openbook.book.store import Book, open_book
+from openbook.book.store import Book
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.decoding.beam import Beams
 from openbook.lm.decoding.sampling import Sampling
@@ -45,27 +44,13 @@ def model(tiny_model: LanguageModel) -> LanguageModel:
 
 @pytest.fixture
 def shelved(tmp_path: Path, model: LanguageModel) -> Iterator[Shelved]:
-    folder = tmp_path / "documents"
-    folder.mkdir()
-    for name, text in FACTS.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    open_book(tmp_path / "facts.book").add(folder, encoder=HashedWords())
-    made = Shelved("facts", tmp_path / "facts.book", HashedWords())
+    made = Shelved("notes", book_of_notes(tmp_path).path, HashedWords())
     made.keep_for(model, 1 << 24, 0)
     yield made
 
 
 def asking(shelved: Shelved, book: Book, question: str, how: Settings) -> Work:
     return lambda model: tokens_of(Reader(book, model, shelved.encoder, how, shelved.kept_for(model)), question)
-
-
-def facts(answer: Answer) -> Any:
-    """All that an answer says, evidence too, but how long it took and what it took to write it."""
-    said = answer.to_dict()
-    del said["timings"]
-    evidence = answer.evidence
-    arrays = [] if evidence is None else [evidence.log_p_TS.tolist(), evidence.log_w_TS.tolist()]
-    return json.dumps(said, sort_keys=True), arrays
 
 
 def alone(shelved: Shelved, book: Book, model: LanguageModel, question: str, how: Settings) -> Any:
