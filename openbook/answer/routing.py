@@ -117,7 +117,7 @@ _WHY = {
     "passages": "it asks for one thing",
     "graph": "it hangs one fact on another",
     "global": "it asks about all of it",
-    "closed": "the book hardly has it",
+    "closed": "the book hardly has it: this is the model's memory alone, and may be invented",
 }
 
 
