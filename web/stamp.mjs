@@ -1,5 +1,5 @@
 // Records in the build which sources it was made from: the sum of every source's path and bytes, in the order of the paths.
-// tests/browser/test_build.py computes the same and says where somebody forgot `npm run build`.
+// tests/browser/test_web_build.py computes the same and says where somebody forgot `npm run build`.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 

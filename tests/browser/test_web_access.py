@@ -70,7 +70,7 @@ def test_everything_of_an_answer_is_reached_by_the_keyboard(opened) -> None:
     expect(words.first).to_be_focused()
     page.keyboard.press("ArrowRight")
     expect(words.nth(1)).to_be_focused()
-    expect(page.locator("#look")).to_contain_text("token 2 of")
+    expect(page.locator(".look")).to_contain_text("token 2 of")
     page.keyboard.press("End")
     expect(words.last).to_be_focused()
     page.keyboard.press("Home")
@@ -122,7 +122,7 @@ def test_on_a_phone_a_word_is_tapped(opened) -> None:
     page = opened(width=360, has_touch=True, is_mobile=True)
     ask(page, LEADER)
     page.locator(".answer .t").nth(3).tap()
-    look = page.locator("#look")
+    look = page.locator(".look")
     expect(look).to_contain_text("token 4 of")
     box, height = look.bounding_box(), page.evaluate("innerHeight")
     assert box["x"] == 0 and abs(box["y"] + box["height"] - height) < 2  # at the foot, as wide as the phone

@@ -35,7 +35,7 @@ def test_a_word_tells_what_it_rests_on(opened) -> None:
     ask(page, LEADER)
     word = page.locator(".answer .l5").first
     word.hover()
-    look = page.locator("#look")
+    look = page.locator(".look")
     expect(look).to_contain_text("bits from the book")
     expect(look).to_contain_text("karlsholt.md")
     expect(look).to_contain_text("token")
@@ -105,7 +105,7 @@ def test_a_certificate_is_told_where_it_is_asked_for(opened) -> None:
     page.get_by_label("Withstand").select_option("0")
     expect(page.locator(".before")).to_contain_text("no certificate")
     page.locator(".answer .t").first.hover()
-    expect(page.locator("#look .note").last).to_contain_text("certified")
+    expect(page.locator(".look .note").last).to_contain_text("certified")
 
 
 def test_an_abstention_is_a_calm_result_with_its_reason(opened) -> None:
@@ -143,3 +143,6 @@ def test_errors_say_what_to_do(opened) -> None:
     page.unroute("**/v1/chat/completions")
     page.get_by_role("button", name="Ask again").click()
     expect(page.locator(".answer")).to_contain_text("Vass")
+    page.get_by_role("button", name="change").click()
+    page.get_by_label("Neighbours").fill("0.5")
+    expect(page.get_by_role("alert")).to_contain_text("openbook add PATH --neighbours")  # this book has none

@@ -57,7 +57,13 @@ def attacked(value: Any, key: str = "") -> Any:
 
 @pytest.mark.parametrize("width", [1280, 360])
 def test_an_answer_of_attacks_is_shown_and_nothing_runs(opened, width: int) -> None:
-    answer = attacked(copy.deepcopy(sample()))
+    answer = copy.deepcopy(sample())
+    answer["sources"].append({"id": "knn", "kind": "neighbours", "responsibility": 0.2})
+    place = {"document": "a.md", "line": 3, "before": "in the ", "text": " tail", "after": " of it", "p": 0.1}
+    for token in answer["tokens"]:
+        token["responsibility"]["knn"] = 0.2
+        token["neighbours"] = [place]
+    answer = attacked(answer)
     at = 0
     for token in answer["tokens"]:
         token["span"] = [at, at := at + len(token["text"])]
@@ -70,10 +76,10 @@ def test_an_answer_of_attacks_is_shown_and_nothing_runs(opened, width: int) -> N
     ask(page, f"<img src=x onerror={OWNED}>")
     expect(page.locator(".answer .t")).to_have_count(len(answer["tokens"]))
     page.locator(".answer .t").nth(11).hover()
-    expect(page.locator("#look")).to_be_visible()
+    expect(page.locator(".look")).to_be_visible()
     for row in page.locator(".source button.row").all():
         row.click()
-        expect(page.locator(".reader .passage, .reader img").first).to_be_visible()
+        expect(page.locator(".reader .passage, .reader img, .reader .remembered").first).to_be_visible()
     assert page.locator("main :is(script, svg, iframe, object, embed, style, link, form[action])").count() == 0
     assert page.evaluate(HANDLERS) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { words } from "../src/lib/diff";
 import { chance, many, percent, signed } from "../src/lib/format";
-import { clean, Points, sentence, short } from "../src/lib/text";
+import { clean, direction, Points, sentence, short } from "../src/lib/text";
 
 test("a text is cut at code points", () => {
   const points = new Points("a𝄞b€𝄞");
@@ -25,6 +25,15 @@ test("a name is one line and not too long", () => {
   expect(short(`a\n${"b".repeat(9999)}`, 10)).toBe("a bbbbbbb…");
   expect(sentence("no passage fits")).toBe("No passage fits.");
   expect(sentence("Why?")).toBe("Why?");
+});
+
+test("a text runs as its first letter does", () => {
+  expect([direction("1. שלום a"), direction("a שלום"), direction("12"), direction("(مرحبا)")]).toEqual([
+    "rtl",
+    "ltr",
+    "ltr",
+    "rtl",
+  ]);
 });
 
 test("figures", () => {

@@ -12,6 +12,12 @@ export function short(text: string | null | undefined, most = 160): string {
   return line.length <= most ? line : `${line.slice(0, most - 1)}…`;
 }
 
+const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+
+/** The direction of a text, by its first letter, as `dir="auto"` takes it. */
+export const direction = (text: string): "rtl" | "ltr" =>
+  RIGHT_TO_LEFT.test(/\p{L}/u.exec(text)?.[0] ?? "") ? "rtl" : "ltr";
+
 /** What a program said, as a sentence. */
 export function sentence(text: string | null | undefined): string {
   const said = clean(text).trim();

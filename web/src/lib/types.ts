@@ -31,6 +31,16 @@ export interface Source {
   members?: Member[];
 }
 
+/** A place of the datastore where the model was in a like state; `text` is the word that stands there. */
+export interface Neighbour {
+  document: string;
+  line: number | null;
+  before: string;
+  text: string;
+  after: string;
+  p: number;
+}
+
 export interface Token {
   text: string;
   span: Span;
@@ -38,6 +48,7 @@ export interface Token {
   bits: number | null;
   responsibility: Record<string, number>;
   certified: number | null;
+  neighbours?: Neighbour[];
 }
 
 export interface Citation {

@@ -1,8 +1,9 @@
 /** Beneath an answer: how it was made, what changed since the one before, and what can be done with it. */
 
+import { useSignal } from "@preact/signals";
 import { lasting, percent, signed } from "../lib/format";
 import { isOwn, total } from "../lib/reading";
-import { call } from "../lib/client";
+import { call, message } from "../lib/client";
 import { words } from "../lib/diff";
 import { short } from "../lib/text";
 import type { Answer } from "../lib/types";
@@ -12,6 +13,11 @@ import { told } from "./settings";
 export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; two: boolean }) {
   const run = pane.run.value!;
   const before = pane.before.value;
+  const fault = useSignal("");
+  const save = (kind: "html" | "md"): void => {
+    fault.value = "";
+    report(run.answer!, kind).catch((error: unknown) => (fault.value = message(error)));
+  };
   if (run.state !== "done" || !run.answer) return null;
   const { answer } = run;
   const facts = [
@@ -38,21 +44,26 @@ export function Beneath({ pane, index, two }: { pane: runs.Pane; index: number; 
         )}
         {answer.id != null && (
           <>
-            <button type="button" class="link" onClick={() => void save(answer, "html")}>
+            <button type="button" class="link" onClick={() => save("html")}>
               Save as a page
             </button>
-            <button type="button" class="link" onClick={() => void save(answer, "md")}>
+            <button type="button" class="link" onClick={() => save("md")}>
               as Markdown
             </button>
           </>
         )}
       </p>
+      {fault.value && (
+        <p class="state fault" role="alert">
+          {fault.value}
+        </p>
+      )}
     </div>
   );
 }
 
 /** A report of the answer, as a file. It is fetched, not linked to: a link could not carry the key. */
-async function save(answer: Answer, kind: "html" | "md"): Promise<void> {
+async function report(answer: Answer, kind: "html" | "md"): Promise<void> {
   const book = answer.book.name ? `?book=${encodeURIComponent(answer.book.name)}` : "";
   const response = await call(`/v1/answers/${encodeURIComponent(answer.id!)}/report.${kind}${book}`);
   const link = document.createElement("a");

@@ -1,7 +1,7 @@
 /** A text that somebody else wrote, held against the book: what carries each word, and which words nothing carries. */
 
 import { useMemo } from "preact/hooks";
-import { signed } from "../lib/format";
+import { counted, signed } from "../lib/format";
 import { hue, numbers } from "../lib/reading";
 import { clean, Points } from "../lib/text";
 import type { Answer } from "../lib/types";
@@ -31,7 +31,11 @@ export function Check() {
       <p class="hint">
         Scores what could have made a model write the words, not whether the passage proves them. Ctrl+Enter checks.
       </p>
-      <Outcome asking={checking} waiting="reading it word by word…">
+      <Outcome
+        asking={checking}
+        waiting="reading it word by word…"
+        told={(answer) => `${counted(answer.sentences?.length ?? 0, "sentence")} checked.`}
+      >
         {(answer) => <Checked answer={answer} />}
       </Outcome>
     </div>

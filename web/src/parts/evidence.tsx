@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { signed } from "../lib/format";
 import { pieces, total } from "../lib/reading";
+import { direction } from "../lib/text";
 import type { Citation, Sentence, Source, Token } from "../lib/types";
 import type { View } from "../state/view";
 import { Look } from "./look";
@@ -61,7 +62,7 @@ function Account({ shown, view, heading, above, below, narrow, label }: Props) {
         )}
         {tokens.length > 0 && (
           <>
-            <Strip tokens={tokens} sources={sources} view={view} />
+            <Strip tokens={tokens} sources={sources} view={view} dir={direction(text)} />
             <p class="caption">
               <span>a column a token: height is what the book added, colour who carried it</span>
               <span class="total" title="log₂ p(text) with the book, less log₂ p(text) of the model alone">

@@ -20,7 +20,9 @@ export function Faq() {
     <div class="room plain">
       <Field asking={faq} label="Question" placeholder="Ask what may have been asked before" act="Look up" />
       <p class="hint">From the book’s stored questions and answers alone; nothing is written by a model.</p>
-      <Outcome asking={faq}>{(answer) => <Reply answer={answer} />}</Outcome>
+      <Outcome asking={faq} told={({ abstained, answer }) => (abstained ? "Not answered." : clean(answer))}>
+        {(answer) => <Reply answer={answer} />}
+      </Outcome>
     </div>
   );
 }

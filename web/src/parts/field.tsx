@@ -69,15 +69,20 @@ export function Field<T>({ asking, label, placeholder, act, tall, most = 8000 }:
 export function Outcome<T>({
   asking,
   waiting = "looking…",
+  told,
   children,
 }: {
   asking: Asking<T>;
   waiting?: string;
+  told: (value: T) => string; // for screen readers: all of it would be said again at each word that is looked at
   children: (value: T) => ComponentChildren;
 }) {
   const outcome = asking.outcome.value;
   return (
-    <div class="outcome" aria-live="polite" aria-busy={outcome.state === "waiting"}>
+    <div class="outcome" aria-busy={outcome.state === "waiting"}>
+      <p class="hidden" aria-live="polite">
+        {outcome.state === "waiting" ? waiting : outcome.state === "done" ? told(outcome.value) : ""}
+      </p>
       {outcome.state === "waiting" && <p class="state">{waiting}</p>}
       {outcome.state === "failed" && (
         <p class="state fault" role="alert">

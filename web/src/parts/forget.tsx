@@ -10,6 +10,7 @@ import { Dialog } from "./dialog";
 export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
   const busy = useSignal(false);
   const fault = useSignal("");
+  const held = useSignal(false); // by a version that has a name
   const forget = async (tagged: boolean): Promise<void> => {
     busy.value = true;
     fault.value = "";
@@ -19,6 +20,7 @@ export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
       await books.refresh();
     } catch (error) {
       fault.value = message(error);
+      held.value = fault.value.includes("held by the tagged version");
       busy.value = false;
     }
   };
@@ -34,8 +36,8 @@ export function Forget({ doc, onClose }: { doc: Doc; onClose: () => void }) {
         </p>
       )}
       <p class="acts">
-        <button type="button" class="act" disabled={busy.value} onClick={() => void forget(Boolean(fault.value))}>
-          {busy.value ? "forgetting…" : fault.value ? "Forget it, named versions too" : "Forget it"}
+        <button type="button" class="act" disabled={busy.value} onClick={() => void forget(held.value)}>
+          {busy.value ? "forgetting…" : held.value ? "Forget it, named versions too" : "Forget it"}
         </button>
         <button type="button" class="act second" onClick={onClose}>
           Keep it

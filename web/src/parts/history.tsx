@@ -6,7 +6,7 @@ import { get, message } from "../lib/client";
 import { when } from "../lib/format";
 import { short } from "../lib/text";
 import type { Answer, Kept } from "../lib/types";
-import { books } from "../state/books";
+import * as books from "../state/books";
 import { go, place } from "../state/place";
 import { recall } from "../state/runs";
 
@@ -14,6 +14,16 @@ const SOME = 50;
 
 /** Opens an answer again: `#/history/notes:12`. */
 export const address = (kept: Kept): string => `${kept.book}:${kept.id}`;
+
+/** Shows an answer of a book, with that book open: its sources are read there, and a change asks there. */
+async function reopen(book: string, id: string, signal: AbortSignal): Promise<void> {
+  const answer = await get<Answer>(`/v1/answers/${encodeURIComponent(id)}?book=${encodeURIComponent(book)}`, signal);
+  await books.ready;
+  if (book !== books.name.value && books.books.value.some((each) => each.name === book)) await books.choose(book);
+  signal.throwIfAborted();
+  recall(answer);
+  go("ask", "", true);
+}
 
 export function History() {
   const kept = useSignal<Kept[] | null>(null);
@@ -29,14 +39,11 @@ export function History() {
   useEffect(() => {
     const cut = wanted.lastIndexOf(":");
     if (cut < 0) return;
-    const book = encodeURIComponent(wanted.slice(0, cut));
-    get<Answer>(`/v1/answers/${encodeURIComponent(wanted.slice(cut + 1))}?book=${book}`).then(
-      (answer) => {
-        recall(answer);
-        go("ask");
-      },
-      (error: unknown) => (fault.value = message(error)),
+    const control = new AbortController();
+    reopen(wanted.slice(0, cut), wanted.slice(cut + 1), control.signal).catch(
+      (error: unknown) => control.signal.aborted || (fault.value = message(error)),
     );
+    return () => control.abort();
   }, [wanted]);
   return (
     <div class="room plain">
@@ -57,7 +64,7 @@ export function History() {
               </span>
             </a>
             <span class="faint">
-              {books.value.length > 1 && (
+              {books.books.value.length > 1 && (
                 <>
                   <bdi>{short(each.book, 40)}</bdi> ·{" "}
                 </>

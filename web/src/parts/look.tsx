@@ -10,6 +10,9 @@ import type { View } from "../state/view";
 const MOST = 5; // sources that are named
 const LEAST = 0.005; // a smaller share is not
 
+/** What describes the words of a view. */
+export const lookOf = (view: View): string => `look-${view.id}`;
+
 export function Look({ tokens, sources, view }: { tokens: Token[]; sources: Source[]; view: View }) {
   const box = useRef<HTMLDivElement>(null);
   const at = view.token.value;
@@ -28,14 +31,14 @@ export function Look({ tokens, sources, view }: { tokens: Token[]; sources: Sour
     if (anchor) beside(here, anchor, by === "strip");
   });
 
-  if (!token) return <div ref={box} id="look" class="look" role="tooltip" hidden />;
+  if (!token) return <div ref={box} id={lookOf(view)} class="look" role="tooltip" hidden />;
   const signs = numbers(sources);
   const carried = sources
     .map((source, i) => ({ source, number: signs[i] ?? null, share: token.responsibility?.[source.id] ?? 0 }))
     .filter(({ share }) => share >= LEAST)
     .sort((a, b) => b.share - a.share);
   return (
-    <div ref={box} id="look" class="look" role="tooltip">
+    <div ref={box} id={lookOf(view)} class="look" role="tooltip">
       <p class="head">
         <b>{clean(token.text).trim() || "\u2423"}</b>
         <span>

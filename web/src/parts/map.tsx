@@ -18,21 +18,23 @@ const STILL = 140; // milliseconds after a motion until everything is drawn agai
 export function GraphMap() {
   const data = useSignal<GraphData | null>(null);
   const fault = useSignal("");
+  const name = books.name.value;
   const version = books.book.value?.version;
   useEffect(() => {
     const control = new AbortController();
     fault.value = "";
-    if (books.name.value)
+    data.value = null;
+    if (name)
       get<GraphData>(books.path("/graph"), control.signal).then(
         (found) => (data.value = found),
         (error: unknown) => control.signal.aborted || (fault.value = message(error)),
       );
     return () => control.abort();
-  }, [version]);
+  }, [name, version]);
   if (fault.value) return <p class="lead">{fault.value}</p>;
   if (!data.value) return <p class="state">reading what the documents name…</p>;
   if (!data.value.entities.length) return <p class="lead">Nothing that the documents name stands together yet.</p>;
-  return <Atlas key={version} data={data.value} />;
+  return <Atlas key={`${version} ${name}`} data={data.value} />;
 }
 
 function Atlas({ data }: { data: GraphData }) {

@@ -26,7 +26,11 @@ export function Overview() {
         act="Sum up"
       />
       <p class="hint">The whole book is read for this, not a few passages: it takes longer than a question.</p>
-      <Outcome asking={summing} waiting="reading the book…">
+      <Outcome
+        asking={summing}
+        waiting="reading the book…"
+        told={({ points = [] }) => (points.length ? `${counted(points.length, "point")} found.` : "Not answered.")}
+      >
         {(answer) => <Summary answer={answer} />}
       </Outcome>
     </div>

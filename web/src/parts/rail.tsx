@@ -72,7 +72,7 @@ function Row({ source, number, share, quiet, weighed, open, onOpen }: RowProps) 
     : [nameOf(source)];
   const heading = short(source.heading, 120);
   const place = placeOf(source);
-  const readable = Boolean(source.text || source.members?.length);
+  const readable = Boolean(source.text || source.members?.length || source.kind === "neighbours");
   const inside = (
     <>
       <span class="number">{number ?? "·"}</span>

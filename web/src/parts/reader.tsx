@@ -10,6 +10,7 @@ import * as books from "../state/books";
 import { calm } from "../state/looks";
 import type { View } from "../state/view";
 import type { Shown } from "./evidence";
+import { Remembered } from "./remembered";
 
 const AROUND = 4_000; // characters of the document before and after the passage, to begin with
 const FURTHER = 20_000;
@@ -66,7 +67,9 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
           ×
         </button>
       </header>
-      {page !== null && paged.value ? (
+      {source.kind === "neighbours" ? (
+        <Remembered tokens={shown.tokens} source={source.id} />
+      ) : page !== null && paged.value ? (
         <Page
           key={`${name}·${page}`}
           document={name}

@@ -27,7 +27,8 @@ export function Shortcuts() {
       const inField = (event.target as Element).closest(
         "input:not([type=range], [type=checkbox]), textarea, select, dialog",
       );
-      if (event.key === "Escape" && !event.defaultPrevented) escape();
+      const elsewhere = event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]");
+      if (event.key === "Escape" && !elsewhere) escape();
       if (inField || event.ctrlKey || event.metaKey || event.altKey || keys.value === "off") return;
       const part = event.timeStamp - led < 1500 ? PARTS.find(([name]) => name[0] === event.key) : undefined;
       led = event.key === "g" ? event.timeStamp : 0;

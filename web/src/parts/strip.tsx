@@ -13,10 +13,12 @@ export const Strip = memo(function Strip({
   tokens,
   sources,
   view,
+  dir,
 }: {
   tokens: Token[];
   sources: Source[];
   view: View;
+  dir: "rtl" | "ltr";
 }) {
   const root = useRef<HTMLDivElement>(null);
   const signs = numbers(sources);
@@ -38,6 +40,7 @@ export const Strip = memo(function Strip({
       ref={root}
       class={tokens.length > 100 ? "strip many" : "strip"}
       role="img"
+      dir={dir}
       aria-label={`what the book added to each of ${tokens.length} tokens, and which source carried it; the words of the answer say the same`}
       onPointerOver={look}
       onPointerDown={look}

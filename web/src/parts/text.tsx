@@ -6,6 +6,7 @@ import { useRef } from "preact/hooks";
 import { hue, numbers, type Piece } from "../lib/reading";
 import type { Source } from "../lib/types";
 import type { View } from "../state/view";
+import { lookOf } from "./look";
 
 interface Props {
   pieces: Piece[];
@@ -19,6 +20,7 @@ interface Props {
 export const Text = memo(function Text({ pieces, sources, view, long, writing, unsaid }: Props) {
   const root = useRef<HTMLParagraphElement>(null);
   const signs = numbers(sources);
+  const first = pieces.findIndex((piece) => piece.tokens.length > 0); // the tab stop, until another is walked to
   const words = (): HTMLElement[] => [...(root.current?.querySelectorAll<HTMLElement>(".t") ?? [])];
   const token = (word: Element | null): number => Number((word as HTMLElement | null)?.dataset.i ?? -1);
 
@@ -97,7 +99,7 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
       onKeyDown={press}
     >
       {pieces.map((piece, i) => {
-        const word = <Word key={i} piece={piece} sign={signs[piece.source]} first={i === 0} />;
+        const word = <Word key={i} piece={piece} sign={signs[piece.source]} first={i === first} look={lookOf(view)} />;
         if (!piece.citations.length)
           return (
             <>
@@ -133,7 +135,14 @@ export const Text = memo(function Text({ pieces, sources, view, long, writing, u
   );
 });
 
-function Word({ piece, sign, first }: { piece: Piece; sign: number | null | undefined; first: boolean }) {
+interface WordProps {
+  piece: Piece;
+  sign: number | null | undefined;
+  first: boolean;
+  look: string; // id of what describes it
+}
+
+function Word({ piece, sign, first, look }: WordProps) {
   if (!piece.tokens.length) return <>{piece.word}</>;
   return (
     <span
@@ -143,7 +152,7 @@ function Word({ piece, sign, first }: { piece: Piece; sign: number | null | unde
       data-level={piece.level}
       data-source={piece.source}
       tabIndex={first ? 0 : -1}
-      aria-describedby="look"
+      aria-describedby={look}
     >
       {piece.word}
     </span>

@@ -112,7 +112,11 @@ function Row({
               maxLength={60}
               ref={(input) => input?.focus()}
               onInput={(event) => (tagging.value = event.currentTarget.value)}
-              onKeyDown={(event) => event.key === "Escape" && (tagging.value = null)}
+              onKeyDown={(event) => {
+                if (event.key !== "Escape") return;
+                event.preventDefault();
+                tagging.value = null;
+              }}
             />
           </form>
         )}

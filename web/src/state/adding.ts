@@ -56,18 +56,24 @@ async function within(entry: FileSystemEntry, folder: string): Promise<File[]> {
   return (await Promise.all(visible.map((each) => within(each, `${folder}${entry.name}/`)))).flat();
 }
 
-/** Sends the files and follows what becomes of them. */
-export async function add(files: File[]): Promise<void> {
-  if (!files.length) return;
-  control?.abort();
+let last = Promise.resolve();
+let waiting = 0;
+
+/** Sends the files to the book that is open, after those that are on their way, and follows what becomes of them. */
+export function add(files: File[]): Promise<void> {
+  if (!files.length) return last;
+  if (!waiting++) errors.value = [];
+  const path = books.ready.then(() => books.path("/documents"));
+  return (last = last.then(() => send(files, path)).finally(() => waiting--));
+}
+
+async function send(files: File[], path: Promise<string>): Promise<void> {
   control = new AbortController();
-  errors.value = [];
   const form = new FormData();
   for (const file of files) form.append("files", file, file.webkitRelativePath || file.name);
   adding.value = { what: `sending ${counted(files.length, "file")}`, done: 0, total: 0, document: "" };
   try {
-    await books.ready;
-    const response = await call(books.path("/documents"), { method: "POST", body: form, signal: control.signal });
+    const response = await call(await path, { method: "POST", body: form, signal: control.signal });
     let added: Event["added"];
     for await (const event of objects<Event>(response)) {
       if (event.event === "progress") adding.value = event;
@@ -84,7 +90,10 @@ export async function add(files: File[]): Promise<void> {
   } catch (error) {
     adding.value = null;
     if (!aborted(error))
-      errors.value = [{ name: files.length === 1 ? short(files[0]!.name) : "", message: message(error) }];
+      errors.value = [
+        ...errors.value,
+        { name: files.length === 1 ? short(files[0]!.name) : "", message: message(error) },
+      ];
   }
   await books.refresh();
 }

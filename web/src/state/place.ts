@@ -29,6 +29,9 @@ export const place = computed((): [Part, string] => {
 
 export const part = computed(() => place.value[0]);
 
-export function go(to: Part, rest = ""): void {
-  location.hash = `#/${to}${rest ? `/${encodeURIComponent(rest)}` : ""}`;
+/** Goes there; `instead` of the place where the reader is, which is then not gone back to. */
+export function go(to: Part, rest = "", instead = false): void {
+  const address = `#/${to}${rest ? `/${encodeURIComponent(rest)}` : ""}`;
+  if (instead) location.replace(address);
+  else location.hash = address;
 }

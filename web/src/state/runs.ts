@@ -141,13 +141,14 @@ export function askAll(asked: string): void {
 }
 
 export function stop(one: Pane): void {
+  clearTimeout(soon.get(one));
   const control = going.get(one);
   control?.abort();
   const run = one.run.value;
   if (run && (run.state === "waiting" || run.state === "writing")) one.run.value = { ...run, state: "stopped" };
 }
 
-let soon: ReturnType<typeof setTimeout> | undefined;
+const soon = new WeakMap<Pane, ReturnType<typeof setTimeout>>(); // panes that will be asked again
 
 /** Changes a setting; where something was asked it is asked again, and what stood there is kept to be compared. */
 export function change(one: Pane, settings: Partial<Settings>): void {
@@ -155,8 +156,11 @@ export function change(one: Pane, settings: Partial<Settings>): void {
   const run = one.run.value;
   if (!run) return;
   if (run.state === "done") one.before.value = run;
-  clearTimeout(soon);
-  soon = setTimeout(() => void ask(one, run.question), 350);
+  clearTimeout(soon.get(one));
+  soon.set(
+    one,
+    setTimeout(() => void ask(one, run.question), 350),
+  );
 }
 
 /** A second pane beside the first: with what stood there before a change, or with the same settings. */
