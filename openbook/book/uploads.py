@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 UPLOADS = "uploads"
 MAX_PARTS, MAX_PART, MAX_BYTES = 8, 120, 200
 """Folders of a name and the name itself; characters and UTF-8 bytes of each."""
+FRESH_SECONDS = 60.0
+"""So young a folder of uploads is left alone, whoever is at work in it."""
 _PLACE = re.compile(r"/uploads/([0-9a-f]{32})/([^/]+)\Z")
 # Characters no name of a file may have on some system, and those that have a name read otherwise than it is.
 _UNSAFE = re.compile('[\0-\x1f\x7f-\x9f"*:<>?|\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\uffff]')
@@ -103,6 +106,8 @@ def _claimed(uploads: Path) -> tuple[Path, IO[str]]:
 def _sweep(uploads: Path) -> None:
     for lock in uploads.glob(".staged-*/.lock"):
         with contextlib.suppress(OSError), lock.open("r") as file:
+            if time.time() - lock.stat().st_mtime < FRESH_SECONDS:
+                continue  # it may be made, and not yet locked
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
 

@@ -201,11 +201,15 @@ def test_an_original_that_changed_is_no_original(book: Book, tmp_path: Path) -> 
 def test_what_a_killed_server_left_is_swept(book: Book) -> None:
     (book.path / "uploads" / ".staged-dead").mkdir(parents=True)
     (book.path / "uploads" / ".staged-dead" / ".lock").touch()
+    (book.path / "uploads" / ".staged-young").mkdir()
+    (book.path / "uploads" / ".staged-young" / ".lock").touch()
+    os.utime(book.path / "uploads" / ".staged-dead" / ".lock", (0, 0))
     with staging(book.path) as mine:
-        assert [p.name for p in (book.path / "uploads").iterdir()] == [mine.name]
+        os.utime(mine / ".lock", (0, 0))  # old, and at work
+        assert {p.name for p in (book.path / "uploads").iterdir()} == {mine.name, ".staged-young"}
         with staging(book.path):
             assert mine.exists()
-    assert not list((book.path / "uploads").iterdir())
+    assert [p.name for p in (book.path / "uploads").iterdir()] == [".staged-young"]
 
 
 def test_who_sweeps_while_another_begins_takes_nothing_from_it(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
