@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openbook.answer.summarize.cover import apart, middle, weights
-from openbook.answer.summarize.gather import claims_of
+from openbook.answer.summarize.gather import COMMON, Asked, claims_of, gather
 from openbook.answer.summarize.habits import NONE, habits
 from openbook.answer.summarize.points import leans, worth
 from openbook.answer.summarize.subject import subject
+from openbook.book.embedder import HashedWords
 from openbook.book.passages import Passage
+from openbook.book.store import open_book
 
 GREETING = "Welcome back to the show, and thank you very much for listening to us today.\n"
 HEADS = ("ADA VASS:", "[00:12:04] BEN:", "ADA VASS:", "ADA VASS:", "[00:31:59] BEN:", "BEN:", "BEN:", "[00:40:00] BEN:")
@@ -120,3 +122,15 @@ def test_what_a_sentence_is_worth():
     assert 0 < second < first
     assert (worth(texts, ones * -3, ones, ones, ones * 0) == 0).all()
     assert (worth(texts, ones, ones, ones, ones) == 0).all()
+
+
+def test_a_passage_of_nothing_but_habits_is_not_read(tmp_path):
+    (tmp_path / "talks").mkdir()
+    for n in range(1, 6):
+        (tmp_path / "talks" / f"{n}.md").write_text(f"# Greeting\n\n{GREETING * 40}\n\n# Talk\n\n{talk(n) * 3}")
+    book, encoder = open_book(tmp_path / "book"), HashedWords()
+    book.add(tmp_path / "talks", encoder=encoder)
+    asked = Asked(book, "Welcome back to the show?", encoder, 8_000)
+    read = [p.text for group in gather(asked, "passages") for p in group.passages]
+    assert read and max(asked.habits.common(text) for text in read) < COMMON
+    assert any(asked.habits.common(p.text) > 0.9 for p in book.passages())

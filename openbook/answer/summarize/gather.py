@@ -197,11 +197,12 @@ def gather(asked: Asked, over: str) -> list[Group]:
 
 @gatherer("passages")
 def over_passages(asked: Asked) -> list[Group]:
-    """Passages that cover the book best (`cover`): needs no graph."""
+    """Passages that cover the book best (`cover`), greetings and the like left out: needs no graph."""
     likely = np.argsort(-asked.weights_P, kind="stable")[:CANDIDATES].tolist()
     read = dict(zip(likely, asked.passages(likely), strict=True))
     tokens_P = np.zeros(len(asked.vectors_PM), dtype=np.int64)
-    tokens_P[likely] = np.maximum(1, asked.tokens([read[p].text for p in likely]))
+    telling = [p for p in likely if asked.habits.common(read[p].text) < COMMON]
+    tokens_P[telling] = np.maximum(1, asked.tokens([read[p].text for p in telling]))
     chosen = cover(asked.vectors_PM, asked.weights_P, tokens_P, asked.budget)
     asked.spent = int(tokens_P[chosen].sum())
     return _alike(asked, [read[p] for p in chosen], asked.vectors_PM[chosen])
