@@ -71,6 +71,7 @@ class Desk:
     _open: dict[str, Book] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _keeping: threading.Lock = field(default_factory=threading.Lock)
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
     def path(self, name: str | None) -> tuple[str, Path]:
@@ -102,11 +103,12 @@ class Desk:
         book = self.book(name, at)
         work.tell(0, 1, "loading the model")
         model, encoder = self.means.model(), self.means.encoder()
-        key = str(book.path)
-        if key not in self._kept:
-            self._kept[key] = self.means.kept(book, model)
         settings = replace(self.means.settings(), **{k: v for k, v in given.items() if v is not None})
-        return Reader(book, model, encoder, settings, self._kept[key], work.tell)
+        with self._keeping:
+            key = str(book.path)
+            if key not in self._kept:
+                self._kept[key] = self.means.kept(book, model)
+            return Reader(book, model, encoder, settings, self._kept[key], work.tell)
 
     def ask(
         self, work: Work, question: str, book: str | None = None, at: int | str | None = None, anyway: bool = False,
@@ -153,22 +155,14 @@ class Desk:
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Passages that fit, best first."""
         from openbook.book.documents import tidy
-        from openbook.book.retrieve import find
+        from openbook.book.retrieve import find, hit_dicts
 
         if not query.strip():
             raise Fault("the query is empty; say what to look for")
         opened = self.book(book, at)
         if by in ("graph", "pagerank"):
             opened.graph(work.tell)
-        hits = find(opened, tidy(query), k, self.means.encoder(), by=by)
-        return [
-            {
-                "rank": rank, "document": p.document, "title": p.title, "heading": p.heading, "page": p.page,
-                "line": p.line, "span": [p.start, p.end], "text": p.text, "score": round(hit.score, 6),
-            }
-            for rank, hit in enumerate(hits, 1)
-            for p in (hit.passage,)
-        ]  # fmt: skip
+        return hit_dicts(find(opened, tidy(query), k, self.means.encoder(), by=by))
 
     def check(self, work: Work, text: str, question: str | None = None, book: str | None = None) -> dict[str, Any]:
         """A text held against the book, sentence by sentence."""
@@ -227,13 +221,16 @@ class Desk:
         with self._writing:
             name, path = self.path(book)
             self.book(name)
+            from openbook.book.forget import known
             from openbook.book.store import open_book
 
             opened = open_book(path, create=False)
-            known = {stored.name for stored in opened.documents()}
-            if unknown := [document for document in documents if document not in known]:
-                raise Fault(f"there is no document {unknown[0]!r}; names are as documents lists them")
-            done = opened.forget(*documents)
+            if unknown := [document for document in documents if not known(path, document)]:
+                raise Fault(f"there is no document {unknown[0]!r} at any version; names are as documents lists them")
+            with self._keeping:  # what requests at work have of it in memory does not reach the disk again
+                if (store := self._kept.pop(str(opened.path), None)) is not None:
+                    store.leave_disk()
+                done = opened.forget(*documents)
             left = [f"{left.where}: {left.what}" for left in opened.prove(done.traces).left] if prove else None
         facts = {"forgotten": list(done.documents), "passages": done.passages, "versions": list(done.versions)}
         return {**facts, "answers": done.answers, "left": left, "version": opened.version}

@@ -25,7 +25,7 @@ from openbook.serve.desk import MOST_LISTED, MOST_TEXT, Desk, Stopped, Work
 from openbook.serve.mcp_tools import asking, changing, looking, uri
 
 Made = TypeVar("Made")
-AT_ONCE, WAITING, TELL_SECONDS = 1, 32, 0.1
+WAITING, TELL_SECONDS = 32, 0.1
 INSTRUCTIONS = (
     "Answers from the user's own documents, with the passage behind every word. Use `ask` for a question, `find` for "
     "passages alone, `check` for a text that somebody wrote, `summarize` for a question about all documents. An answer "
@@ -46,7 +46,7 @@ class Server(MCPServer[Any]):
             resource_security=ResourceSecurity(exempt_params={"document"}),
         )  # fmt: skip
         self.desk = desk
-        self._turns = anyio.Semaphore(AT_ONCE)
+        self._turns, self._model = anyio.Semaphore(1), threading.Lock()
         self._waiting = 0
         for register in (asking, looking, changing, _resources):
             register(self)
@@ -65,7 +65,8 @@ class Server(MCPServer[Any]):
         self._waiting += 1
         try:
             async with self._turns if model else _Nothing():
-                return await anyio.to_thread.run_sync(partial(work, told), abandon_on_cancel=True)
+                doing = partial(self._alone if model else _at_once, work, told)
+                return await anyio.to_thread.run_sync(doing, abandon_on_cancel=True)
         except Fault as error:
             raise ToolError(str(error)) from error
         except Stopped as error:
@@ -73,6 +74,16 @@ class Server(MCPServer[Any]):
         finally:
             wanted.clear()
             self._waiting -= 1
+
+    def _alone(self, work: Callable[[Work], Made], told: Work) -> Made:
+        """Do it after a request that was taken back, which may be at its last step still."""
+        with self._model:
+            told.check()
+            return work(told)
+
+
+def _at_once(work: Callable[[Work], Made], told: Work) -> Made:
+    return work(told)
 
 
 class _Nothing:

@@ -15,7 +15,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_talk import CHANGES, NOTES, desk_of, said, talk
 
 from openbook.lm.model import LanguageModel
-from openbook.serve.desk import Desk
+from openbook.mix.reading import passage_cache
+from openbook.serve.desk import Desk, Work
 from openbook.serve.mcp import uri
 
 
@@ -73,6 +74,32 @@ def test_forgetting_is_for_good_and_can_be_proved(desk: Desk) -> None:
         assert unknown.is_error and "no document" in said(unknown)
 
     talk(desk, conversation)
+
+
+def test_what_only_an_older_version_holds_can_be_forgotten_too(desk: Desk, tmp_path: Path) -> None:
+    async def conversation(client: Client) -> None:
+        await client.call_tool("add", {"paths": ["."]})
+        (tmp_path / "notes" / "comet.md").unlink()
+        await client.call_tool("add", {"paths": ["."]})
+        result = await client.call_tool("forget", {"documents": ["notes/comet.md"], "prove": True})
+        assert not result.is_error and result.structured_content["left"] == []
+        assert result.structured_content["forgotten"] == ["notes/comet.md"]
+
+    talk(desk, conversation)
+    assert b"Maurice" not in b"".join(p.read_bytes() for p in (tmp_path / "work.book").rglob("*") if p.is_file())
+
+
+def test_a_forget_leaves_requests_at_work_nothing_to_write(
+    desk: Desk, tmp_path: Path, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add(Work(), ["comet.md"])
+    [passage] = desk.book("work").passages()
+    monkeypatch.setattr(desk.means, "kept", lambda book, model: passage_cache(book, model, 1 << 24, 1 << 24))
+    reader = desk._reader("work", None, Work())
+    reader.begin("Who led it?", reader.find("Who led it?"))  # it has read the passage, and is yet to write its keys
+    assert desk.forget(["comet.md"], prove=True)["left"] == []
+    reader.kept.flush()
+    assert not list((tmp_path / "work.book" / "kv").rglob(f"{passage.id}*"))
 
 
 def test_documents_are_resources_read_in_parts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

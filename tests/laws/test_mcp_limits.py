@@ -191,6 +191,30 @@ def test_a_request_that_is_taken_back_ends(desk: Desk, monkeypatch: pytest.Monke
     assert began.is_set()
 
 
+def test_the_model_is_one_request_s_also_after_one_was_taken_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, at_work, most = threading.Event(), [0], [0]
+
+    def deaf(work: Work, *rest: Any, **given: Any) -> dict[str, Any]:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        go.wait(10)  # a long step between two moments at which it listens
+        at_work[0] -= 1
+        raise Fault("done")
+
+    monkeypatch.setattr(desk, "ask", deaf)
+
+    async def conversation(client: Client) -> None:
+        with anyio.move_on_after(0.3):
+            await client.call_tool("ask", {"question": "Who?"})
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "ask", {"question": "Who else?"})
+            await anyio.sleep(0.3)
+            go.set()
+
+    talk(desk, conversation)
+    assert most == [1] and at_work == [0]
+
+
 def test_too_many_requests_are_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openbook.serve.mcp.WAITING", 2)
     go = threading.Event()
