@@ -15,7 +15,8 @@ from native_specs import needs_kernels
 from openbook.errors import Fault
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.runner import FEW, Part, Runner
-from openbook.lm.backends.shared import Left, Seat, Shared, Wish, choose
+from openbook.lm.backends.shared import Left, Seat, Shared
+from openbook.lm.backends.wishes import Wish, choose
 from openbook.lm.model import LanguageModel
 
 

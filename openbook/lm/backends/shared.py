@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from openbook.lm.backends.runner import CHUNK, FEW, Hidden, Part, Runner
 from openbook.lm.backends.threads import serving, threads
+from openbook.lm.backends.wishes import Wish, choose
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.make import make_cache
 from openbook.lm.cache.prefixes import Prefix
@@ -43,55 +44,6 @@ PATIENCE = 0.003
 
 class Left(Exception):
     """Raised in the thread whose seat was left, at its next forward."""
-
-
-@dataclass(eq=False)
-class Wish:
-    """What a seat asks for: a part of a forward, or else a call that must be alone. It is done when `ready` is free."""
-
-    seat: Seat
-    part: Part | None = None
-    call: Callable[[], Any] | None = None
-    made: Any = None
-    error: Exception | None = None
-    taken: bool = False
-    ready: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.ready.acquire()
-
-    @property
-    def rows(self) -> int:
-        """Rows of it."""
-        return 0 if self.part is None else self.part.tokens_BT.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Tokens a row."""
-        return 0 if self.part is None else self.part.tokens_BT.shape[1]
-
-
-def choose(waiting: Sequence[Wish], rows: int, chunk: int) -> list[Wish]:
-    """The wishes of the next forward, of those that wait, in the order in which they came.
-
-    The first is always among them, so everybody's turn comes. Who writes (fewer than `FEW` tokens a row) is taken up to
-    `rows` rows, who reads up to `chunk` tokens; a call when it is the first, and nothing beside it.
-    """
-    chosen: list[Wish] = []
-    writing = reading = 0
-    for wish in waiting:
-        if wish.part is None:
-            if not chosen:
-                return [wish]
-            continue
-        tokens = wish.rows * wish.width
-        if wish.width < FEW and (not writing or writing + wish.rows <= rows):
-            chosen.append(wish)
-            writing += wish.rows
-        elif wish.width >= FEW and (not reading or reading + tokens <= chunk):
-            chosen.append(wish)
-            reading += tokens
-    return chosen
 
 
 class Shared:
