@@ -281,3 +281,24 @@ def test_makes_differ_in_what_they_name():
     others = [replace(one, name="other"), replace(one, codec="int8"), replace(one, dtype=torch.bfloat16)]
     assert len({m.identity(text) for m in (one, *others)}) == 4
     assert one.identity(text) != one.identity(text[:-1]) != one.identity([*text, 0])
+
+
+@pytest.mark.parametrize("looks", range(1, 5))
+def test_the_disk_may_be_left_while_it_is_read(tmp_path, looks):
+    class Leaving(PrefixStore):
+        """Another thread leaves the disk after so many looks of this one at it."""
+
+        left = looks
+
+        def __getattribute__(self, name):
+            found = super().__getattribute__(name)
+            if name == "disk":
+                self.left -= 1
+                if not self.left:
+                    self.disk = None
+            return found
+
+    runner, text = small(), tokens(5)
+    _, prefix = kept(tmp_path, runner, text)
+    found = Leaving(0, tmp_path, 1 << 20, make(runner)).get("p", text)
+    assert found is None or equal(found, prefix)

@@ -218,9 +218,10 @@ class PrefixStore:
         return prefix
 
     def _read(self, key: str, identity: bytes, length: int) -> Prefix | None:
-        if self.disk is None or self.make is None:
+        disk = self.disk  # which another thread may leave meanwhile
+        if disk is None or self.make is None:
             return None
-        tensors = self.disk.read(key, identity, self.make.wanted(length))
+        tensors = disk.read(key, identity, self.make.wanted(length))
         return None if tensors is None else self.make.prefix(tensors, length)
 
 
