@@ -18,7 +18,7 @@ from openbook.answer.summarize.points import Told
 from openbook.answer.summarize.written import Given
 from openbook.book.communities import Communities, Community, Report
 from openbook.book.graph.build import contents, named
-from openbook.book.graph.stored import FOLDER
+from openbook.book.graph.stored import FOLDER, Key
 from openbook.book.graph.written import keep, key_of_report, recall
 from openbook.book.passages import Passage
 from openbook.book.retrieve import Hit
@@ -80,7 +80,7 @@ def _planned(divided: Communities, chosen: Sequence[Community], made: str) -> It
     documents = contents(divided.graph.book)
     for community in chosen:
         key = key_of_report(divided.graph, community, made)
-        if recall(divided.graph.book.path / FOLDER, key, documents) is None:
+        if _kept(divided, key, documents) is None:
             planned = _Planned(divided, community, key)
             if planned.passages:
                 yield planned
@@ -88,8 +88,20 @@ def _planned(divided: Communities, chosen: Sequence[Community], made: str) -> It
 
 def written_of(divided: Communities, community: Community, made: str) -> dict[str, Any] | None:
     """The report of a community as an answer's JSON, where one is kept and counts."""
-    book = divided.graph.book
-    return recall(book.path / FOLDER, key_of_report(divided.graph, community, made), contents(book))
+    return _kept(divided, key_of_report(divided.graph, community, made), contents(divided.graph.book))
+
+
+def _kept(divided: Communities, key: str, documents: set[Key]) -> dict[str, Any] | None:
+    """A report that is kept, if it has what is shown of one: a book may come from anybody."""
+    report = recall(divided.graph.book.path / FOLDER, key, documents)
+    try:
+        if report is not None:
+            shown = [(source["id"], source.get("document")) for source in report["sources"]]
+            cited = [c for sentence in told_by_sentence(report) for c in sentence["citations"]]
+            dict(shown), [(*c["source_span"], c["source"]) for c in cited]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None  # it can be written again
+    return report
 
 
 def estimate(divided: Communities, chosen: Sequence[Community], model: LanguageModel) -> Reporting:

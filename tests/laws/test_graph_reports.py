@@ -150,7 +150,15 @@ def test_old_versions_reports_go_when_they_are_pruned(tmp_path: Path, tiny_model
     assert len(left) == 3 and not any("Kax Lox" in text for text in left)
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"rests": 3, "report": {}}', '{"rests": [], "report": []}', "\udcff"])
+SHAPELESS = [{}, {"answer": "A. B."}, {"answer": 7, "sources": [], "tokens": [], "citations": []}]
+SHAPELESS += [{"answer": "A.", "sources": [3], "tokens": [], "citations": [{"span": [0, 1], "source": "p1"}]}]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["", "[]", '{"rests": 3, "report": {}}', '{"rests": [], "report": []}', "\udcff"]
+    + [json.dumps({"rests": [], "names": [], "report": each}) for each in SHAPELESS],
+)
 def test_a_damaged_report_is_written_again(tmp_path: Path, tiny_model, damage: str) -> None:
     book = book_of(tmp_path, **TEXTS)
     all_written(book, tiny_model)
