@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from openbook.book.graph.asking import Reply
 from openbook.book.graph.extract import normal, sentences_of
 from openbook.book.graph.modelled import APART, as_words, places
 from openbook.errors import Fault
-from openbook.lm.decoding.constrain import Guide, Guides, limits
+from openbook.lm.decoding.constrain import Guide, Guides, Unwritable, limits
 from openbook.lm.decoding.generate import Writing
 from openbook.lm.decoding.hypotheses import Text
 from openbook.lm.model import LanguageModel
@@ -79,13 +80,15 @@ class Local:
     def __call__(self, text: str) -> Reply:
         """What the model writes under the text's grammar, and means."""
         prompt = self.prompt(text)
-        with self.model.runner.alone():
+        try:
             guide = Naming(self.model.guides, text)
-            writing = Writing(
-                Text(self.model.runner, [prompt], WRITTEN), self.model.tokenizer, max_tokens=WRITTEN, guide=guide
-            )
-            written, marks = 0, list[float]()
-            for piece in writing:
+        except Unwritable:  # no word that could be a name
+            return Reply(_said([], []), 0, 0)
+        written, marks = 0, list[float]()
+        # What no grammar is left for ends the reply: nothing more can be named.
+        with self.model.runner.alone(), suppress(Unwritable):
+            begun = Text(self.model.runner, [prompt], WRITTEN)
+            for piece in Writing(begun, self.model.tokenizer, max_tokens=WRITTEN, guide=guide):
                 marks += [piece.log_p] * len(piece.text)
                 guide.judge(marks)
                 written += 1
@@ -145,7 +148,11 @@ class Naming(Guide):
         start, _, rest = self.written.partition(_BREAK)
         names = [[m[1], m[2]] for m in _WHOLE_NAME.finditer(start) if m[1] not in self.unsure]
         relations = [[m[1], m[2], m[3]] for m in _RELATION.finditer(rest)]
-        return json.dumps({"names": names, "relations": relations}, ensure_ascii=False)
+        return _said(names, relations)
+
+
+def _said(names: list[list[str]], relations: list[list[str]]) -> str:
+    return json.dumps({"names": names, "relations": relations}, ensure_ascii=False)
 
 
 _NAME = re.compile(r'\["([^"]*)", "')

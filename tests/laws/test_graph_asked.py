@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_graph import EDITS, TEXTS, book_of, said
 
+from openbook.answer import extracting
 from openbook.answer.extracting import MOST_NAMES, WRITTEN, Local
 from openbook.book import BookFault, open_book
 from openbook.book.communities import communities
@@ -114,6 +115,26 @@ def test_a_model_of_random_weights_writes_json_of_names_that_are_there(tiny_mode
     assert len(set(told)) == len(told)
     if reply.written < WRITTEN:
         json.loads(reply.text)
+
+
+WORDS = st.sampled_from(
+    ["Ada", "Quill", "met", "the", "U.S.", '"So"', "x_y", "北京", "of", "²", "٣", "é", "\u202e", "{"]
+)
+
+
+@given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=30), st.sampled_from([1, 20, WRITTEN]))
+@settings(max_examples=15)
+def test_of_any_text_it_writes_json(tiny_model, text, most) -> None:
+    local = Local(tiny_model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extracting, "WRITTEN", most)
+        patch.setattr(extracting, "SURE", -1e9)
+        reply = local(text)
+    spans = list(sentences_of(text))
+    told = json.loads(reply.text)
+    assert [*told] == ["names", "relations"] and reply.written <= most and len(told["names"]) <= MOST_NAMES
+    part = grounded(KEY, 0, 1, text, spans, (0, len(spans)), reply.text)
+    assert len(part.normals) + part.dropped[0] >= len({normal(name) for name, _ in told["names"]})
 
 
 def asked(folder: Path, edits, how: str) -> object:

@@ -106,6 +106,10 @@ class Constraint:
         return _json_grammar(self._schema) if self.kind == "json_schema" else _regex_grammar(self.text)
 
 
+class Unwritable(Fault):
+    """A constraint under which nothing can be written, or no more."""
+
+
 class Guides:
     """A tokenizer's vocabulary made ready for constraints, which takes seconds for the largest: make it once."""
 
@@ -222,7 +226,7 @@ class Guide:
     def _check(self) -> None:
         if self._matcher.is_error():
             error = self._matcher.get_error().split("\n")[0]
-            raise Fault(
+            raise Unwritable(
                 f"what is demanded cannot be written: {_short(error)}; make the schema or the expression simpler"
             )
 

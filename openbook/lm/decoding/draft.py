@@ -11,8 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from openbook.errors import Fault
-from openbook.lm.decoding.constrain import Guide
+from openbook.lm.decoding.constrain import Guide, Unwritable
 from openbook.lm.decoding.sampling import penalise
 from openbook.lm.decoding.stops import Spelling
 
@@ -59,7 +58,9 @@ class Draft:
             return scores_V
         allowed_V = self.guide.mask(len(scores_V)).to(scores_V.device)
         if not bool((scores_V[allowed_V] > float("-inf")).any()):
-            raise Fault("no token of this model can go on as the constraint demands; loosen the schema or the regex")
+            raise Unwritable(
+                "no token of this model can go on as the constraint demands; loosen the schema or the regex"
+            )
         return scores_V.masked_fill(~allowed_V, float("-inf"))
 
     def add(self, token: int) -> None:
