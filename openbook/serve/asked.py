@@ -23,6 +23,7 @@ from openbook.mix.diverse import SPARE
 from openbook.mix.prompt import Prompt, Turn
 from openbook.mix.reading import Reader, Reading
 from openbook.mix.settings import Settings
+from openbook.serve.engine import Aside
 from openbook.serve.errors import Refused
 from openbook.serve.schemas import ChatRequest, Form, JsonOf, Message, Options, Plain
 from openbook.serve.shelf import Shelf, Shelved
@@ -34,7 +35,7 @@ CHAT_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Begun:
+class Begun(Aside):
     """What is known before the first token: the sources and what retrieval believes of them."""
 
     sources: tuple[Source, ...]

@@ -33,6 +33,10 @@ Work = Callable[[LanguageModel], Generator[Any, None, Any]]
 """What a request does with the model it is handed: a generator that yields tokens and returns the answer."""
 
 
+class Aside:
+    """What a request yields beside its tokens: handed over as they are, and not counted."""
+
+
 class Busy(Fault):
     """As many requests wait as may wait; or the engine is closing (`draining`). Over HTTP: 429, or 503."""
 
@@ -122,14 +126,18 @@ class Run:
                 except StopIteration as end:
                     self._answer = end.value
                     return
-                if self._first is None:
-                    self._first = time.perf_counter() - self._began
-                    self._engine.meter.first(self._first)
-                self._engine.meter.tokens += 1
+                if not isinstance(token, Aside):
+                    self._count()
                 self._tokens.append(token)
                 self._tell()
         finally:
             tokens.close()
+
+    def _count(self) -> None:
+        if self._first is None:
+            self._first = time.perf_counter() - self._began
+            self._engine.meter.first(self._first)
+        self._engine.meter.tokens += 1
 
     def _tell(self) -> None:
         """Wake who awaits; several tokens may be told of at once."""

@@ -102,7 +102,7 @@ class Service:
         """What a function does with the model, in the engine as any question."""
 
         def steps(model: LanguageModel) -> Generator[None, None, T]:
-            yield
+            yield from ()
             return work(model)
 
         run = self.engine.start(steps, rows=rows)

@@ -77,3 +77,14 @@ def test_a_form_that_is_demanded_decides_the_way(client: Any) -> None:
     made = asked(client, "auto", response_format={"type": "json_object"}, max_tokens=200, temperature=0.5)
     assert made["openbook"]["route"]["way"] in ("passages", "graph")
     assert made["choices"][0]["message"]["content"].startswith("{")
+
+
+def test_what_is_counted_as_a_token_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
+    with client_of(service_of(babbling(), tmp_path)) as client:
+        written = asked(client, "passages")["usage"]["completion_tokens"]
+        assert client.post("/v1/books/notes/check", json={"text": "Maurice led the team."}).status_code == 200
+        told = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[0] != "#")
+    assert int(told['openbook_engine_tokens_total{model="tiny"}']) == written > 0
+    assert int(told['openbook_first_token_seconds_count{model="tiny"}']) == 1
+    assert int(told['openbook_engine_requests_total{model="tiny"}']) == 2
