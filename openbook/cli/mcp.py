@@ -78,13 +78,14 @@ def mcp(
     if missing := [root for root in roots if not root.is_dir()]:
         raise Fault(f"{missing[0]} is no folder; --allow takes folders whose files may be added")
     folders = [folder.expanduser().absolute() for folder in book or [config.book]]
-    if len({folder.name for folder in folders}) < len(folders):
-        raise Fault("two books have folders of one name; clients could not tell them apart: rename one")
+    names = [folder.name.removesuffix(".book").lstrip(".") or "book" for folder in folders]
+    if len(set(names)) < len(names):
+        raise Fault(f"two books have one name ({', '.join(names)}); clients could not tell them apart: rename one")
     from openbook.serve.desk import Desk
     from openbook.serve.mcp import Server
 
-    books = {folder.name.removesuffix(".book").lstrip(".") or "book": folder for folder in folders}
-    server = Server(Desk(books, _Means(config), roots, changes=not read_only))
+    desk = Desk(dict(zip(names, folders, strict=True)), _Means(config), roots, changes=not read_only)
+    server = Server(desk)
     if http:
         _over_http(server, config)
     else:
