@@ -37,7 +37,7 @@ const UNSAID: Partial<Record<keyof Settings, string>> = {
   way: "single passages",
   robust: "no certificate",
   anyway: "abstaining where nothing fits",
-  model: "the loaded model",
+  model: "the first model",
 };
 
 /** The settings in words; with others beside them, only those that differ. */
@@ -123,10 +123,7 @@ function Controls({ pane, settings }: { pane: Pane; settings: Settings }) {
           label="Model"
           value={settings.model}
           onChange={(model) => set({ model })}
-          options={[
-            ["", "the one that is loaded"],
-            ...books.models.value.map((name): [string, string] => [name, name]),
-          ]}
+          options={books.models.value.map((name, i): [string, string] => [i ? name : "", name])}
         />
       )}
       <Choice label="Read" value={settings.way} onChange={(way) => set({ way })} options={WAYS} />

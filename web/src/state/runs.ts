@@ -10,7 +10,7 @@ export interface Settings {
   passages: number;
   lambda_knn: number;
   version: string; // "": the live one
-  model: string; // "": the one that is loaded
+  model: string; // "": the first that is served
   way: string;
   robust: string; // bad passages that every word withstands; "": not asked for
   anyway: boolean;
@@ -148,6 +148,7 @@ export function stop(one: Pane): void {
   if (run && (run.state === "waiting" || run.state === "writing")) one.run.value = { ...run, state: "stopped" };
 }
 
+const PAUSE = 350; // milliseconds after the last change until it is asked again
 const soon = new WeakMap<Pane, ReturnType<typeof setTimeout>>(); // panes that will be asked again
 
 /** Changes a setting; where something was asked it is asked again, and what stood there is kept to be compared. */
@@ -155,12 +156,12 @@ export function change(one: Pane, settings: Partial<Settings>): void {
   one.settings.value = { ...one.settings.value, ...settings };
   const run = one.run.value;
   if (!run) return;
-  if (run.state === "done") one.before.value = run;
   clearTimeout(soon.get(one));
-  soon.set(
-    one,
-    setTimeout(() => void ask(one, run.question), 350),
-  );
+  const again = (): void => {
+    if (run.state === "done") one.before.value = run;
+    void ask(one, run.question);
+  };
+  soon.set(one, setTimeout(again, PAUSE));
 }
 
 /** A second pane beside the first: with what stood there before a change, or with the same settings. */
