@@ -83,10 +83,10 @@ class BranchedCache(DenseCache):
             kept = self._begins(slot, row)
             if prefix is None or not kept:
                 continue
-            first = kept[-1] + 1 - len(kept)  # of the last stretch, were there no other
-            pinned = sum(p < first for p in kept) if kept[0] != first else 0
-            stretches = [(0, pinned, 0), (pinned, len(kept) - pinned, kept[pinned])]
-            made += [Begun(row, prefix, column, count, position) for column, count, position in stretches if count]
+            # From 0 on, and where a window has left some behind, again from there on.
+            apart = next((i for i, position in enumerate(kept) if position != i), len(kept))
+            stretches = [kept[:apart], kept[apart:]]
+            made += [Begun(row, prefix, kept.index(s[0]), len(s), s[0]) for s in stretches if s]
         return made
 
     def places(self, columns: int) -> list[Places]:
