@@ -141,14 +141,16 @@ async def get_page(
     book = service.shelf.named(name).at(at)
     await asyncio.to_thread(_stored, book, document)
     spans = [_span(each) for each in span]
-    data = await asyncio.to_thread(uploads.original, book, document)
-    if data is None:
-        raise Refused(404, f"the file that {document!r} was read from is gone or has changed", code="original_gone")
-    try:
-        async with service.drawing:
+    async with service.drawing:  # also while its file is held, which may be large
+        data = await asyncio.to_thread(uploads.original, book, document)
+        if data is None:
+            told = f"the file that {document!r} was read from is gone or has changed"
+            raise Refused(404, told, code="original_gone")
+        try:
             picture = await asyncio.to_thread(page_png, data, page, spans, PIXELS)
-    except Unreadable as error:
-        raise Refused(404, f"page {page} of {document!r} cannot be shown: {error.reason}", code="no_page") from error
+        except Unreadable as error:
+            told = f"page {page} of {document!r} cannot be shown: {error.reason}"
+            raise Refused(404, told, code="no_page") from error
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -176,3 +177,16 @@ def test_forgetting_under_readers_leaves_nothing(service: Service, tmp_path: Pat
         until(lambda: gauge(client, "openbook_engine_running") == 0)
     for path in (tmp_path / "notes.book").rglob("*"):
         assert not path.is_file() or secret not in path.read_bytes(), path
+
+
+def test_no_file_is_held_for_a_page_that_waits_to_be_drawn(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+    service.drawing = asyncio.Semaphore(1)
+
+    def original(book: Book, name: str) -> None:
+        held.append(service.drawing.locked())
+
+    monkeypatch.setattr("openbook.book.uploads.original", original)
+    with client_of(service) as client:
+        assert client.get("/v1/books/notes/pages/1?document=notes/comet.md").json()["error"]["code"] == "original_gone"
+    assert held == [True] and not service.drawing.locked()
