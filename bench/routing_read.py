@@ -10,8 +10,7 @@ to (bench/routing.py) are not asked. `--fit` fits the weights of what was measur
 tables are made with to one half, for the other half, both ways round.
 
 Costs: recall at 5 of supporting paragraphs with and without the graph (passages, graph); for StackFAQ how often the
-stored answer is the thread's, and how often one of its thread stands first among passages; for NQ how often the gold
-answer is in what was written, closed and from passages (--write).
+stored answer is the thread's, and how often one of its thread stands first among passages.
 """
 
 import argparse
