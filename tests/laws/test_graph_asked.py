@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_graph import EDITS, TEXTS, book_of, said
 
-from openbook.answer import extracting
-from openbook.answer.extracting import MOST_NAMES, WRITTEN, Local
+from openbook.answer import extracting, naming
+from openbook.answer.extracting import WRITTEN, Local
+from openbook.answer.naming import MOST_NAMES
 from openbook.book import BookFault, open_book
 from openbook.book.communities import communities
 from openbook.book.graph import open_graph
@@ -128,7 +129,7 @@ def test_of_any_text_it_writes_json(tiny_model, text, most) -> None:
     local = Local(tiny_model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extracting, "WRITTEN", most)
-        patch.setattr(extracting, "SURE", -1e9)
+        patch.setattr(naming, "SURE", -1e9)
         reply = local(text)
     spans = list(sentences_of(text))
     told = json.loads(reply.text)
