@@ -185,3 +185,12 @@ def test_who_leaves_while_it_waits_is_gone_at_once_and_its_cache_is_as_it_was(na
         assert torch.equal(
             seat.forward(token, cache), native.forward(token, native.cache([native.prefill([5, 6, 7])], 4))
         )
+
+
+@needs_kernels
+def test_what_is_no_batch_is_refused_to_who_asks_and_the_others_go_on(native: NativeRunner) -> None:
+    shared = Shared(native)
+    with shared.seat() as seat, pytest.raises(ValueError, match="values"):
+        seat.forward(torch.tensor([1, 2]))
+    with shared.seat() as seat:
+        assert torch.equal(seat.forward(torch.tensor([[1, 2]])), native.forward(torch.tensor([[1, 2]])))

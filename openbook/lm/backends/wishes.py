@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Wish:
-    """What a seat asks for: a part of a forward, or else a call that must be alone. It is done when `ready` is free."""
+    """What a seat asks for: a part of a forward (`rows` of `width` tokens), or else a call that must be alone. It is
+    done when `ready` is free."""
 
     seat: Seat
     part: Part | None = None
@@ -25,18 +26,13 @@ class Wish:
     taken: bool = False
     ready: threading.Lock = field(default_factory=threading.Lock)
 
+    rows: int = field(init=False, default=0)
+    width: int = field(init=False, default=0)
+
     def __post_init__(self) -> None:
         self.ready.acquire()
-
-    @property
-    def rows(self) -> int:
-        """Rows of it."""
-        return 0 if self.part is None else self.part.tokens_BT.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Tokens a row."""
-        return 0 if self.part is None else self.part.tokens_BT.shape[1]
+        if self.part is not None:  # what has no rows is refused here, in the thread that asks
+            self.rows, self.width = self.part.tokens_BT.shape
 
 
 def choose(waiting: Sequence[Wish], rows: int, chunk: int) -> list[Wish]:
