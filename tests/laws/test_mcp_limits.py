@@ -151,7 +151,7 @@ def test_no_argument_is_a_fault_of_the_server(desk: Desk) -> None:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         calls = []
 
-        @settings(max_examples=150)
+        @settings(max_examples=80)
         @given(st.sampled_from(tools), st.dictionaries(st.sampled_from(ARGUMENTS), junk, max_size=3))
         def drawn(tool: str, arguments: dict[str, Any]) -> None:
             calls.append((tool, {**good, **arguments}))
