@@ -199,7 +199,10 @@ export function Page({ document, first, last, passage, places, version, onNone }
       gone = true;
     };
   }, [page.value]);
-  useEffect(() => () => URL.revokeObjectURL(picture.peek()), [picture.value]);
+  useEffect(() => {
+    const shown = picture.value; // by the time it is put away the signal holds the next one
+    return () => URL.revokeObjectURL(shown);
+  }, [picture.value]);
   return (
     <div class="page">
       <p class="turn">
