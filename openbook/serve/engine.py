@@ -37,6 +37,10 @@ class Aside:
     """What a request yields beside its tokens: handed over as they are, and not counted."""
 
 
+LAST = 10.0
+"""Seconds that cancelled requests are waited for where the engine closes."""
+
+
 class Busy(Fault):
     """As many requests wait as may wait; or the engine is closing (`draining`). Over HTTP: 429, or 503."""
 
@@ -195,7 +199,9 @@ class Engine:
         return {**now, **self.meter.summary(), **self.shared.stats()}
 
     async def drain(self, seconds: float) -> int:
-        """Let nobody in any more; wait for those at work and those waiting, then cancel the rest: returns how many."""
+        """Let nobody in any more; wait for those at work and those waiting, then cancel the rest: returns how many.
+
+        Those have `LAST` seconds to hear of it: whoever is deep in something that asks for no forward is left to it."""
         with self._lock:
             self._draining = True
         until = time.monotonic() + seconds
@@ -203,7 +209,8 @@ class Engine:
             await asyncio.sleep(0.02)
         for run in left:
             run.cancel()
-        while self._all():
+        until = time.monotonic() + LAST
+        while self._all() and time.monotonic() < until:
             await asyncio.sleep(0.02)
         return len(left)
 
