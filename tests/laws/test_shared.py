@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -194,3 +197,19 @@ def test_what_is_no_batch_is_refused_to_who_asks_and_the_others_go_on(native: Na
         seat.forward(torch.tensor([1, 2]))
     with shared.seat() as seat:
         assert torch.equal(seat.forward(torch.tensor([[1, 2]])), native.forward(torch.tensor([[1, 2]])))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_seat_that_was_left_holds_nothing(tiny_model: LanguageModel, fails: bool) -> None:
+    shared = Shared(tiny_model.runner)
+    with shared.seat() as seat:
+        cache, collector = seat.cache([None], 1), shared._collector
+        assert collector is not None
+        there = weakref.ref(cache)
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            seat.forward(torch.zeros(2 if fails else 1, 1, dtype=torch.long), cache)
+        del cache
+    collector.join(60)
+    seat.leave()  # as who asked does when all is over
+    gc.collect()
+    assert there() is None and shared._arrivals.empty()

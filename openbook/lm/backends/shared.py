@@ -76,9 +76,10 @@ class Shared:
         """Have a wish fulfilled; called by its seat's thread, which waits."""
         self._arrivals.put(wish)
         wish.ready.acquire()  # until the collector gives it back
-        if wish.error is not None:
-            raise wish.error
-        made, wish.made, wish.part = wish.made, None, None  # nothing of it is kept here
+        made, error = wish.made, wish.error
+        wish.made = wish.error = wish.part = wish.call = None  # nothing of it is kept here
+        if error is not None:
+            raise error
         return made
 
     def stand_up(self, seat: Seat) -> None:
@@ -205,8 +206,9 @@ class Seat:
 
     def leave(self) -> None:
         """From any thread: what this seat asks for raises `Left`, now or, in a forward that has begun, after it."""
-        self._left = True
-        self._shared.stand_up(self)
+        if not self._left:  # else nobody may be there any more who would hear of it
+            self._left = True
+            self._shared.stand_up(self)
 
     def alone(self) -> AbstractContextManager[None]:
         return self._shared.runner.alone()
