@@ -31,6 +31,13 @@ def test_an_answer_of_another_book_opens_that_book_and_the_way_back_leads_back(o
     expect(page.locator("h1")).to_have_text("Answers given")
 
 
+def test_a_document_is_opened_by_its_name_and_not_by_how_that_is_shown(opened) -> None:
+    page = opened(book="hostile")
+    ask(page, "How many grams do the quinces of Velmora weigh?")
+    page.locator(".source button.row", has_text="fdp.exe").click()  # an override of the direction stands before it
+    expect(page.locator(".reader .around").first).to_be_attached()
+
+
 def test_the_map_is_of_the_book_that_is_open(opened) -> None:
     page = opened("map")
 

@@ -38,6 +38,7 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
     .filter(({ citing }) => citing.source === source.id && (!members.length || (citing.member ?? 0) === member.value));
   const page = passage.page ?? null;
   const name = members.length ? (passage as Member).document : nameOf(source);
+  const document = (members.length ? (passage as Member).document : source.document) ?? ""; // as it is stored
   return (
     <section ref={box} class={`reader ${hue(number)}`} aria-label={`the passage of source ${number ?? ""}`}>
       <header>
@@ -72,7 +73,7 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
       ) : page !== null && paged.value ? (
         <Page
           key={`${name}·${page}`}
-          document={name}
+          document={document}
           first={page}
           passage={passage}
           places={places.map(({ span }) => span)}
@@ -82,7 +83,7 @@ export function Reader({ shown, view }: { shown: Shown; view: View }) {
       ) : (
         <Words
           key={`${name}·${passage.span?.[0]}`}
-          document={name}
+          document={document}
           passage={passage}
           places={places}
           chosen={opened.citation}
@@ -110,7 +111,7 @@ export function Words({ document, passage, places, chosen, version }: WordsProps
     const control = new AbortController();
     const at = version ? `?at=${version}` : "";
     // Where the document is gone meanwhile, the passage, which the answer holds, is all there is to show.
-    if (passage.span)
+    if (passage.span && document)
       get<DocText>(books.path(`/documents/${named(document)}${at}`), control.signal).then(
         (found) => (whole.value = new Points(found.text)),
         () => undefined,

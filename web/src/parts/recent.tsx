@@ -22,7 +22,7 @@ export function Recent() {
       <h2>Asked before</h2>
       <ul>
         {kept.value.slice(0, 5).map((each) => (
-          <li key={each.id}>
+          <li key={address(each)}>
             <button type="button" class="link plain" dir="auto" onClick={() => go("history", address(each))}>
               {short(each.question, 140)}
             </button>
