@@ -220,8 +220,8 @@ def run(entrant: Entrant, port: int, squad: Squad, args: argparse.Namespace, fol
 def table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> str:
     """The rows as Markdown."""
     head = (
-        "| requests | server | alone, tok/s | together, tok/s | ratio | first token p50 / p95, s | "
-        "alone | answers | errors | mixed | memory, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| requests | server | alone, tok/s | together, tok/s | ratio | first token p50 / p95, s | alone p50, s | "
+        "answers | errors | mixed | memory, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     lines = [head]
     for row in rows:
