@@ -11,7 +11,7 @@ from openbook.answer.summarize.cover import apart, middle, weights
 from openbook.answer.summarize.gather import COMMON, Asked, claims_of, gather
 from openbook.answer.summarize.habits import NONE, habits
 from openbook.answer.summarize.points import leans, worth
-from openbook.answer.summarize.subject import subject
+from openbook.answer.summarize.subject import subject, telling
 from openbook.book.embedder import HashedWords
 from openbook.book.passages import Passage
 from openbook.book.store import open_book
@@ -81,11 +81,13 @@ def test_hostile_texts_take_little_time():
         ("What are the main themes?", "What are the main themes?"),
         ("How do guests generally perceive the impact of privacy laws?", "impact privacy laws"),
         ("讨论了哪些隐私问题", "了 隐私问题"),
+        ("What do guests say about privacy?", "privacy"),
         ("", ""),
     ],
 )
 def test_the_subject_of_a_question(question, about):
     assert subject(question, {"guest", "tech"}) == about
+    assert telling(question, about) == (about if len(about.split()) > 1 or not about.isascii() else question)
 
 
 @given(st.text(max_size=200), st.sets(st.sampled_from(["guest", "tech", "a"])))

@@ -38,7 +38,7 @@ _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 
 
 def subject(question: str, habitual: Container[str] = ()) -> str:
-    """The words of a question that say what it is about, in order; the question itself where there are fewer than two.
+    """The words of a question that say what it is about, in order; the question itself where there are none.
 
     `habitual` are words (stems) that documents say out of habit.
 
@@ -48,6 +48,10 @@ def subject(question: str, habitual: Container[str] = ()) -> str:
     read = question[:LONGEST]
     stop = stop_words(language_of(read)) | _ASKS
     left = [w for w in _WORD.findall(_FRAME.sub(" ", read)) if w.casefold() not in stop]
-    telling = [w for w in left if stem(w.casefold()) not in habitual]
-    about = " ".join(telling or left)
+    kept = [w for w in left if stem(w.casefold()) not in habitual]
+    return " ".join(kept or left) or question
+
+
+def telling(question: str, about: str) -> str:
+    """What a model is asked how likely it is: the subject, or the question where the subject is a word alone."""
     return about if len(_UNIT.findall(about)) >= LEAST else question

@@ -18,6 +18,7 @@ from openbook.answer.answer import Answer, Citation, Source, Token, plain, sourc
 from openbook.answer.summarize.cover import stands_for
 from openbook.answer.summarize.gather import Asked, Candidate, Group, gather, gatherers
 from openbook.answer.summarize.points import Folded, Told, fold, lifts, ordered, worth
+from openbook.answer.summarize.subject import telling
 from openbook.answer.summarize.written import written
 from openbook.book.documents import tidy
 from openbook.book.embedder import Embedder
@@ -274,7 +275,7 @@ class _Making:
         near_N = self.asked.near(self.asked.embed([c.text for c in said]))
         said = [said[i] for i in np.argsort(-near_N, kind="stable")[: max(WEIGHED, 4 * self.plan.points)].tolist()]
         texts = [c.text for c in said]
-        bits_N = lifts(self.reader, self.asked.subject, texts, self.told)
+        bits_N = lifts(self.reader, telling(self.question, self.asked.subject), texts, self.told)
         common_N = np.array([self.asked.habits.common(text) for text in texts])
         vectors_NM = self.asked.embed(texts)
         worth_N = worth(texts, bits_N, self.asked.near(vectors_NM), self.asked.typical(vectors_NM), common_N)
