@@ -127,18 +127,17 @@ def _service(config: Config, models: list[str], folders: list[Path], docs: Path 
             complain(f"there is no book at {folder}; an empty one is made: add documents on the page, or openbook add")
         opened = open_book(folder)
         opened.encoder(embedder)  # refuses a book of another encoder
-        shelved = Shelved(name, folder, embedder)
-        for language_model in language_models:
-            shelved.keep_for(language_model, config.kv_memory, config.kv_disk)
-        books.append(shelved)
+        books.append(Shelved(name, folder, embedder))
         remark(f"{one_line(name)}: {plural(opened.count, 'passage')} at version {opened.version}")
+    shelf = Shelf(books)
+    shelf.keep_for(language_models, config.kv_memory, config.kv_disk)
     how = config.model_dump(mode="json")
     loaded = [
         Loaded(Engine(language_model, rows=config.rows, queue=config.queue), how | {"model": name})
         for name, language_model in zip(models, language_models, strict=True)
     ]
     limits = Limits(upload_bytes=int(config.upload_limit), seconds=config.time_limit)
-    return Service(loaded, Shelf(books), settings, limits, history)
+    return Service(loaded, shelf, settings, limits, history)
 
 
 def _key(config: Config) -> str | None:

@@ -233,9 +233,13 @@ def passage_text(hit: Hit) -> str:
 
 def passage_cache(book: Book, model: LanguageModel, memory: int | None = None, disk: int | None = None) -> PrefixStore:
     """Where the keys and values of a book's passages are kept: at most so many bytes in memory, and below the book."""
-    if memory is None:
-        memory = min(MEMORY_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    memory = memory_budget() if memory is None else memory
     return PrefixStore(memory, book.path / "kv", DISK_BYTES if disk is None else disk, make_of(model))
+
+
+def memory_budget() -> int:
+    """Bytes that passage caches may have of this machine's memory, unless somebody says otherwise."""
+    return min(MEMORY_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
 
 
 def make_of(model: LanguageModel) -> Make:

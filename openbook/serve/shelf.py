@@ -22,9 +22,10 @@ from openbook.book.graph import Graph
 from openbook.book.manifest import BookFault, read_head
 from openbook.book.store import Book, open_book
 from openbook.book.versions import Ref, resolve
+from openbook.errors import Fault
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import LanguageModel
-from openbook.mix.reading import passage_cache
+from openbook.mix.reading import memory_budget, passage_cache
 from openbook.serve.engine import Busy
 from openbook.serve.errors import Refused
 
@@ -124,6 +125,16 @@ class Shelf:
 
     def __init__(self, books: Sequence[Shelved]) -> None:
         self._books = {book.name: book for book in books}
+        folders = [book.path.resolve() for book in books]
+        if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+            raise Fault(f"{twice} is named twice; what is forgotten through one name would be held under the other")
+
+    def keep_for(self, models: Sequence[LanguageModel], memory: int | None = None, disk: int | None = None) -> None:
+        """Keep passages' keys and values of these models: in memory so many bytes in all, on disk so many a book."""
+        share = (memory_budget() if memory is None else memory) // max(1, len(self._books) * len(models))
+        for book in self:
+            for model in models:
+                book.keep_for(model, share, disk)
 
     def __iter__(self) -> Iterator[Shelved]:
         return iter(self._books.values())

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import ASKED, babbling, client_of, service_of
+from served import ASKED, ENCODER, babbling, client_of, service_of
 
 from openbook.errors import Fault
 from openbook.lm.model import LanguageModel
 from openbook.serve.engine import Engine
 from openbook.serve.service import Loaded, Service
+from openbook.serve.shelf import Shelf, Shelved
 
 
 def quiet() -> LanguageModel:
@@ -78,6 +79,20 @@ def test_who_is_not_here_or_said_twice_is_refused(client: Any) -> None:
 def test_two_of_one_name_are_refused(service: Service) -> None:
     with pytest.raises(Fault, match="two models are called tiny"):
         replace(service, models=[service.models[0], service.models[0]])
+
+
+def test_passages_of_all_models_and_books_share_one_budget_of_memory(service: Service, tmp_path: Path) -> None:
+    models = [model.engine.model for model in service.models]
+    shelf = Shelf([*service.shelf, Shelved("other", tmp_path / "other.book", ENCODER)])
+    shelf.keep_for(models, memory=1 << 20)
+    stores = [book.kept_for(model) for book in shelf for model in models]
+    assert len({*map(id, stores)}) == 4 and sum(store.budget for store in stores if store is not None) == 1 << 20
+
+
+def test_one_book_under_two_names_is_refused(service: Service) -> None:
+    [book] = service.shelf
+    with pytest.raises(Fault, match="named twice"):
+        Shelf([book, Shelved("again", book.path / ".." / book.path.name, ENCODER)])
 
 
 def test_each_keeps_its_own_passages_and_a_forgotten_one_is_gone_from_both(client: Any, service: Service) -> None:
