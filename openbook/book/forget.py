@@ -314,7 +314,7 @@ def _forget_pairs(book: Path) -> None:
 
 def _forget_graph(book: Path, ids: Sequence[str]) -> None:
     if (book / "graph").exists():
-        from openbook.book.graph.stored import forget as forget_lines
+        from openbook.book.graph.forgetting import forget as forget_lines
 
         forget_lines(book, ids)
 

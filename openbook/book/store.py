@@ -147,10 +147,10 @@ class Book:
 
             retain(self.path, set().union(*(contents(Book(self.path, n)) for n in versions.apart(self.path))))
         if (self.path / "graph").exists():
-            from openbook.book.graph import build, stored
+            from openbook.book.graph import build, forgetting
 
             held = (build.contents(Book(self.path, n)) for n in versions.apart(self.path))
-            stored.retain(self.path, set().union(*held))
+            forgetting.retain(self.path, set().union(*held))
         if (self.path / "faq").exists():
             from openbook.book.faq.knowledge import forget
 

@@ -308,60 +308,6 @@ def _write(path: Path, lines: Iterable[bytes]) -> int:
     return count
 
 
-def forget(book: Path, documents: Iterable[str]) -> int:
-    """Remove all that is stored of documents (ids), in every version; how many lines went.
-
-    To be called when no version that stays names them any more: whoever extracts looks, under the same lock, whether
-    the version that it sees is still there. `BookFault` where a file is damaged.
-    """
-    gone = set(documents)
-    return _drop(book, lambda key: key[0] in gone)
-
-
-def retain(book: Path, documents: set[Key]) -> int:
-    """Remove what is stored of all documents but these: those of versions that stay."""
-    return _drop(book, lambda key: key not in documents)
-
-
-def _drop(book: Path, gone: Callable[[Key], bool]) -> int:
-    folder = book / FOLDER
-    if not folder.is_dir():
-        return 0
-    with writing(folder):
-        # What a writer that was killed has left goes too.
-        count = sum(Store(each).drop(gone) for each in [folder, *asked_folders(folder)])
-        if count:
-            _drop_names(folder)
-        if (folder / REPORTS).is_dir():
-            from openbook.book.graph.written import drop
-
-            drop(folder, gone, lambda: _names(folder))
-    return count
-
-
-def _names(folder: Path) -> set[str]:
-    """All names that some line says; none where one is damaged."""
-    try:
-        every = (line for each in [folder, *asked_folders(folder)] for _, line in lines(each, lambda key: True))
-        return {name for line in every for name in texts_of(json.loads(line)["normals"])}
-    except (BookFault, ValueError, TypeError, KeyError):
-        return set()
-
-
 def asked_folders(folder: Path) -> list[Path]:
     """Where the lines of each model are that was asked."""
     return sorted(path for path in folder.glob(f"{ASKED}*") if path.is_dir())
-
-
-def _drop_names(folder: Path) -> None:
-    """Of the last partition only names stay that documents which stay say; it is of no version any more."""
-    path = folder / PARTITION
-    if not path.exists():
-        return
-    kept = _names(folder)
-    try:
-        _, *rows = path.read_text("utf-8").splitlines()
-        write(path, "\n".join(["", *(row for row in rows if row.rpartition("\t")[2] in kept)]) + "\n")
-    except ValueError:
-        path.unlink()  # it can be made again
-        sync(folder)
