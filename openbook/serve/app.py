@@ -37,6 +37,7 @@ STATUSES = {
     413: "The body is too large",
     429: "The queue is full; Retry-After says when to try again",
     503: "The server is closing",
+    507: "The server's disk is full",
 }
 
 

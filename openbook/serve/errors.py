@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import traceback
@@ -87,6 +88,8 @@ def refusal(error: BaseException) -> Refused:
         return Refused(408, "the answer took longer than this server allows; ask for fewer tokens", code="timeout")
     if isinstance(error, MemoryError):
         return Refused(503, "there is not enough memory for this now; try again, or with fewer passages")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused(507, "the server's disk is full; make room there, then send it again", code="disk_full")
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     log.error("unexpected %s%s", type(error).__name__, place)

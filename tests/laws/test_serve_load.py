@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import socket
@@ -190,3 +191,16 @@ def test_no_file_is_held_for_a_page_that_waits_to_be_drawn(service: Service, mon
     with client_of(service) as client:
         assert client.get("/v1/books/notes/pages/1?document=notes/comet.md").json()["error"]["code"] == "original_gone"
     assert held == [True] and not service.drawing.locked()
+
+
+def test_a_full_disk_is_said_and_nothing_stays_of_the_upload(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("openbook.serve.documents.shutil.copyfileobj", full)
+    with client_of(service) as client:
+        told = client.post("/v1/books/notes/documents", files=[("files", ("moon.md", b"The moon is far."))])
+    assert told.status_code == 507 and told.json()["error"]["code"] == "disk_full"
+    assert not list((tmp_path / "notes.book" / "uploads").iterdir())
