@@ -44,7 +44,7 @@ class Shelved:
         self._live = open_book(path)
         self._seen: OrderedDict[int, Book] = OrderedDict()
         self._lock = threading.Lock()
-        self._graphs = threading.Lock()
+        self._graphs, self._pairs = threading.Lock(), threading.Lock()
         self._knowledge: tuple[Book, Knowledge] | None = None
         self._writer = asyncio.Lock()
         self._writers = 0
@@ -112,7 +112,7 @@ class Shelved:
 
     def knowledge(self, book: Book) -> Knowledge | None:
         """What the book's questions and answers say, ready to be asked; None where it has none."""
-        with self._graphs:
+        with self._pairs:
             if self._knowledge is None or self._knowledge[0] is not book:
                 if next(iter(pairs_of(book)), None) is None:
                     return None

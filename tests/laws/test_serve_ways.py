@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from served import ASKED, ENCODER, babbling, client_of, events, service_of
 
 from openbook.book.faq.pairs import MEDIA
-from openbook.book.store import open_book
+from openbook.book.store import Book, open_book
 
 PAIRS = "question,answer\nWho planted the trees?,Ingrid Solberg did.\nWhen did the comet fade?,In June.\n"
 
@@ -88,3 +89,25 @@ def test_what_is_counted_as_a_token_is_one(tmp_path: Path, monkeypatch: pytest.M
     assert int(told['openbook_engine_tokens_total{model="tiny"}']) == written > 0
     assert int(told['openbook_first_token_seconds_count{model="tiny"}']) == 1
     assert int(told['openbook_engine_requests_total{model="tiny"}']) == 2
+
+
+def test_no_question_waits_for_a_graph_that_it_does_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
+    service = service_of(babbling(), tmp_path)
+    began, go = threading.Event(), threading.Event()
+
+    def slow(book: Book, *rest: Any) -> Any:
+        began.set()
+        go.wait(60)
+        return []
+
+    monkeypatch.setattr(Book, "graph", slow)
+    shelved = service.shelf.named()
+    making = threading.Thread(target=shelved.graph, args=(shelved.at(),))
+    making.start()
+    assert began.wait(60)
+    with client_of(service) as client:
+        assert asked(client, "auto", "Who led the team?")["openbook"]["route"]["way"] == "passages"
+    assert making.is_alive()
+    go.set()
+    making.join()
