@@ -87,16 +87,18 @@ class Asked:
         if self.book is None or self.shelved is None:
             said = [{"role": _role(m), "content": m.text} for m in self.messages]
             return (yield from tokens_of_chat(model, said, self.settings))
-        kind = Reader
+        kept = self.shelved.kept_for(model)
+        reader = Reader(self.book, model, self.shelved.encoder, self.settings, kept, self._tell)
         if self.way is not None:
-            self.route, stored = way_of(self.way, self.question, self.shelved, self.book, self.settings)
+            self.route, stored = way_of(self.way, self.question, self.shelved, reader)
             if self.route.way == "faq" and stored is not None:
                 return Told(stored.to_dict())
             if self.route.way == "graph":
                 self.settings = replace(self.settings, paths="graph")
+                reader = replace(reader, settings=self.settings)
             elif self.route.way == "closed":
-                kind, self.settings = Closed, replace(self.settings, margin=None)
-        reader = kind(self.book, model, self.shelved.encoder, self.settings, self.shelved.kept_for(model), self._tell)
+                self.settings = replace(self.settings, margin=None)
+                reader = Closed(self.book, model, self.shelved.encoder, self.settings, kept, self._tell)
         if self.route is not None and self.route.way == "global":
             return Told(summarize_with(reader, self.question, told=self._tell).to_dict())
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))

@@ -4,13 +4,14 @@ the whole book."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from openbook.answer.answer import Answer, Token
 from openbook.answer.faq import Reply, reply
+from openbook.answer.looked import look
 from openbook.answer.routing import Route, Way, route
-from openbook.book.store import Book
+from openbook.mix.reading import Reader
 from openbook.mix.settings import Settings
 from openbook.serve.errors import Refused
 from openbook.serve.shelf import Shelved
@@ -43,10 +44,10 @@ class Told:
         return {"tokens": [], "citations": [], **self.facts}
 
 
-def way_of(way: str, question: str, shelved: Shelved, book: Book, settings: Settings) -> tuple[Route, Reply | None]:
-    """The way to go, and what the stored answers say if they were asked. `auto`: by the question's form and the book's
-    pairs; where a form is demanded of the answer, only ways that can keep to it."""
-    auto = way == "auto"
+def way_of(way: str, question: str, shelved: Shelved, reader: Reader) -> tuple[Route, Reply | None]:
+    """The way to go, and what the stored answers say if they were asked. `auto`: by the question's form, the book's
+    pairs and a look into the book; where a form is demanded of the answer, only ways that can keep to it."""
+    auto, book, settings = way == "auto", reader.book, reader.settings
     free = settings.constraint is None and not settings.stop and settings.answers == 1
     knowledge = shelved.knowledge(book) if way == "faq" or (auto and free) else None
     stored = None if knowledge is None else reply(question, knowledge, book=book)
@@ -54,7 +55,8 @@ def way_of(way: str, question: str, shelved: Shelved, book: Book, settings: Sett
         if way == "faq" and stored is None:
             raise Refused(404, f"{shelved.name} holds no questions with answers; add them: openbook faq --add FILE")
         return Route(cast("Way", way), 1.0, "it was asked for", asked=True), stored
-    found = route(question, faq=None if stored is None else (stored.confidence, stored.calibration.threshold))
+    looked = asdict(look(reader, question)) if book.count else {}  # what comes next says that it is empty
+    found = route(question, faq=None if stored is None else (stored.confidence, stored.calibration.threshold), **looked)
     if found.way == "global" and not free:
         return Route("passages", found.confidence, "a form is demanded of the answer", found.shares, found.seen), None
     return found, stored
