@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from openbook.errors import Fault
-from openbook.serve.engine import Busy
+from openbook.serve.engine import Busy, Cancelled
 
 log = logging.getLogger("openbook.serve")
 RETRY_SECONDS = 2
@@ -82,6 +82,8 @@ def refusal(error: BaseException) -> Refused:
         if error.draining:
             return Refused(503, str(error), code="server_is_closing")
         return Refused(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+    if isinstance(error, Cancelled):
+        return Refused(503, "the server is closing; ask again later", code="server_is_closing")
     if isinstance(error, Fault):
         return Refused(400, str(error))
     if isinstance(error, TimeoutError):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from openbook.serve.engine import Cancelled, Run
-from openbook.serve.errors import Refused
+from openbook.serve.errors import Refused, refusal
 
 T = TypeVar("T")
 QUIET_SECONDS = 1.0
@@ -90,7 +90,7 @@ async def unless_gone(request: Request, wanted: Awaitable[T]) -> T:
             return work.result()
         raise Refused(499, "the client went away")
     except Cancelled as error:
-        raise Refused(503, "the server is closing; ask again later", code="server_is_closing") from error
+        raise refusal(error) from error
     finally:
         for task in (work, gone):
             task.cancel()

@@ -204,3 +204,16 @@ def test_a_full_disk_is_said_and_nothing_stays_of_the_upload(
         told = client.post("/v1/books/notes/documents", files=[("files", ("moon.md", b"The moon is far."))])
     assert told.status_code == 507 and told.json()["error"]["code"] == "disk_full"
     assert not list((tmp_path / "notes.book" / "uploads").iterdir())
+
+
+def test_a_stream_that_the_server_ends_as_it_closes_says_so(service: Service) -> None:
+    with (
+        live(service) as address,
+        httpx.stream("POST", f"{address}/v1/chat/completions", json={**LONG, "stream": True}, timeout=60) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        for run in service.engine._all():
+            run.cancel()  # as `drain` does
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_is_closing"
