@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from hypothesis import settings
+from tiny import byte_tokenizer
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Pieces
 from tokenizers.models import BPE
@@ -19,21 +20,6 @@ from openbook.lm.tokenizer import Tokenizer
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("sweep", deadline=None)  # other examples each time; none of them by the clock
 settings.load_profile("steady")
-
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def byte_tokenizer() -> Tokenizer:
-    """A token a byte, and three control tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = Pieces(BPE({c: i for i, c in enumerate(alphabet)}, []))
-    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    pieces.decoder = decoders.ByteLevel()
-    pieces.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
-    return Tokenizer(json.loads(pieces.to_str()), eos=["<|im_end|>"], chat_template=CHAT)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import torch
 pytest.importorskip("fastapi", reason="the server needs fastapi")
 pytest.importorskip("httpx", reason="the tests' client needs httpx")
 
-from conftest import byte_tokenizer
 from fastapi.testclient import TestClient
+from tiny import byte_tokenizer
 
 from openbook.book.embedder import HashedWords
 from openbook.book.store import open_book

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import byte_tokenizer
 
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import LanguageModel
