@@ -1,4 +1,4 @@
-"""The smallest tokenizer, for models that tests make up. Not in conftest.py: other folders have one of that name too."""
+"""The smallest tokenizer, for models that tests make up. Not in conftest.py: another folder has one of its own."""
 
 import json
 
