@@ -11,7 +11,7 @@ over to the event loop that asked.
         ...
     answer = await run.answer()
 
-A request is let in when the rows that it will have fit beside those that are running, first come, first served.
+A request is let in when the rows that write it fit beside those that are running, first come, first served.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class Engine:
         self._draining = False
 
     def start(self, work: Work, rows: int = 6) -> Run:
-        """Let a request in, now or when its turn comes. `rows`: the branches that it will have, its widest moment's.
+        """Let a request in, now or when its turn comes. `rows`: the branches that write it. (While a question is read under
+        all passages that were found there are more of them, once.)
 
         Raises `Busy` where the queue is full, and after `drain`.
         """
