@@ -175,9 +175,9 @@ class Engine:
         self._draining = False
 
     def start(self, work: Work, rows: int = 6) -> Run:
-        """Let a request in, now or when its turn comes. `rows`: the branches that write it. (While a question is read under
-        all passages that were found there are more of them, once.)
+        """Let a request in, now or when its turn comes.
 
+        `rows`: the branches that write it; while a question is read under all that was found, there are more of them.
         Raises `Busy` where the queue is full, and after `drain`.
         """
         with self._lock:
