@@ -101,7 +101,7 @@ class Shared:
     def _serve(self) -> None:
         """The collector's life: until no seat is taken."""
         waiting: list[Wish] = []
-        with serving(self._cores):
+        with serving(self._cores, own=1 if self.joins else self._cores):  # torch's numbers depend on that too
             while True:
                 if not waiting and not self._more(waiting):
                     return

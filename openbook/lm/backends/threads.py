@@ -42,11 +42,12 @@ def torch_rests() -> Iterator[None]:
 
 
 @contextmanager
-def serving(cores: int) -> Iterator[None]:
-    """For a thread that serves all its life, beside others: within, torch computes on it alone, and what goes to the
-    backend's threads has `cores`. A new thread cannot ask torch: it would hear what another has just set."""
+def serving(cores: int, own: int = 1) -> Iterator[None]:
+    """For a thread that serves all its life, beside others: within, torch computes on it alone, or on `own` threads, and
+    what goes to the backend's threads has `cores`. A new thread cannot ask torch: it would hear what another has just
+    set."""
     token = _meant.set(cores)
-    torch.set_num_threads(1)
+    torch.set_num_threads(own)
     try:
         yield
     finally:

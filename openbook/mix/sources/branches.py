@@ -138,9 +138,9 @@ class Branches:
         asked, limit = len(suffix.before) + len(suffix.question), self._runner.spec.max_positions
         spare = limit - without - len(suffix) - room
         if spare < LEAST_PASSAGE:
+            said = ", with what was said before it," if suffix.before else ""
             raise Fault(
-                f"the question, with what was said before it, has {asked} tokens and leaves no room for a passage "
-                f"and an answer of {room}; "
+                f"the question{said} has {asked} tokens and leaves no room for a passage and an answer of {room}; "
                 f"this model's context is {limit}: ask a shorter question"
             )
         return spare
