@@ -43,9 +43,9 @@ def torch_rests() -> Iterator[None]:
 
 @contextmanager
 def serving(cores: int, own: int = 1) -> Iterator[None]:
-    """For a thread that serves all its life, beside others: within, torch computes on it alone, or on `own` threads, and
-    what goes to the backend's threads has `cores`. A new thread cannot ask torch: it would hear what another has just
-    set."""
+    """For a thread that serves all its life, beside others: within, torch computes on it alone, or on `own` threads,
+    and what goes to the backend's threads has `cores`. A new thread cannot ask torch: it would hear what another has
+    just set."""
     token = _meant.set(cores)
     torch.set_num_threads(own)
     try:
