@@ -137,14 +137,14 @@ class _Means:
 def _over_http(server: Server, config: Config) -> None:
     import uvicorn
 
-    from openbook.cli.serve import _key, _listen
+    from openbook.cli.serve import key_of, listen
     from openbook.serve.mcp import http_app
     from openbook.serve.security import check_bind
     from openbook.serve.wire import Prompt
 
-    key = _key(config)
+    key = key_of(config)
     check_bind(config.host, key)
-    listening = _listen(config)
+    listening = listen(config)
     app = http_app(server, key, {config.host, *config.host_name})
     complain(f"openbook mcp at http://{config.host}:{listening.getsockname()[1]}/mcp  (Ctrl+C ends it)")
     settings = uvicorn.Config(

@@ -92,9 +92,9 @@ def serve(
     )  # fmt: skip
     from openbook.serve.security import check_bind
 
-    key = _key(config)
+    key = key_of(config)
     check_bind(config.host, key)
-    listening = _listen(config)
+    listening = listen(config)
     folders = [folder.expanduser() for folder in book or ([] if docs else [config.book])]
     names = model or [config.model or "smollm2"]
     service = _service(config, names, folders, docs, history=not no_history)
@@ -140,7 +140,7 @@ def _service(config: Config, models: list[str], folders: list[Path], docs: Path 
     return Service(loaded, shelf, settings, limits, history)
 
 
-def _key(config: Config) -> str | None:
+def key_of(config: Config) -> str | None:
     """The API key, from its file or OPENBOOK_API_KEY; it is never shown."""
     if config.api_key_file is None:
         return None if config.api_key is None else config.api_key.get_secret_value()
@@ -151,7 +151,7 @@ def _key(config: Config) -> str | None:
         raise Fault(f"the API key's file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _listen(config: Config) -> socket.socket:
+def listen(config: Config) -> socket.socket:
     """The port, taken before anything slow is done."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     from openbook.serve.wire import bound_unread
