@@ -59,7 +59,8 @@ def notes_in(tmp_path: Path) -> Path:
 
 def desk_of(tmp_path: Path, model: LanguageModel) -> Desk:
     """Two books, both yet to be made; the notes may be added."""
-    return Desk({"work": tmp_path / "work.book", "home": tmp_path / "home.book"}, Means(model), [notes_in(tmp_path)])
+    books = {name: tmp_path / f"{name}.book" for name in ("papers", "home")}
+    return Desk(books, Means(model), [notes_in(tmp_path)])
 
 
 def talk(desk: Desk, conversation: Any, mode: str = "auto") -> Any:

@@ -47,7 +47,7 @@ def test_a_whole_conversation(desk: Desk, mode: str) -> None:
         assert told and told[-1][0] == 2
         answer = await call("ask", question="Who led the comet team?", tokens=True)
         facts = answer.structured_content
-        assert facts["id"] == 1 and len(facts["tokens"]) > 0 and facts["book"] == {"version": 2, "name": "work"}
+        assert facts["id"] == 1 and len(facts["tokens"]) > 0 and facts["book"] == {"version": 2, "name": "papers"}
         again = await call("why")
         assert again.structured_content["answer"] == facts["answer"] and said(again) == said(answer)
         assert "tokens" not in (await call("ask", question="Who led it?")).structured_content
@@ -86,33 +86,33 @@ def test_what_only_an_older_version_holds_can_be_forgotten_too(desk: Desk, tmp_p
         assert result.structured_content["forgotten"] == ["notes/comet.md"]
 
     talk(desk, conversation)
-    assert b"Maurice" not in b"".join(p.read_bytes() for p in (tmp_path / "work.book").rglob("*") if p.is_file())
+    assert b"Maurice" not in b"".join(p.read_bytes() for p in (tmp_path / "papers.book").rglob("*") if p.is_file())
 
 
 def test_a_forget_leaves_requests_at_work_nothing_to_write(
     desk: Desk, tmp_path: Path, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.add(Work(), ["comet.md"])
-    [passage] = desk.book("work").passages()
+    [passage] = desk.book("papers").passages()
     monkeypatch.setattr(desk.means, "kept", lambda book, model: passage_cache(book, model, 1 << 24, 1 << 24))
-    reader = desk._reader("work", None, Work())
+    reader = desk._reader("papers", None, Work())
     reader.begin("Who led it?", reader.find("Who led it?"))  # it has read the passage, and is yet to write its keys
     assert desk.forget(["comet.md"], prove=True)["left"] == []
     reader.kept.flush()
-    assert not list((tmp_path / "work.book" / "kv").rglob(f"{passage.id}*"))
+    assert not list((tmp_path / "papers.book" / "kv").rglob(f"{passage.id}*"))
 
 
 def test_documents_are_resources_read_in_parts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def conversation(client: Client) -> None:
         await client.call_tool("add", {"paths": ["."]})
         listed = [str(resource.uri) for resource in (await client.list_resources()).resources]
-        assert listed == [uri("work", "notes/a b/tail?.md"), uri("work", "notes/comet.md")]
+        assert listed == [uri("papers", "notes/a b/tail?.md"), uri("papers", "notes/comet.md")]
         for address, text in zip(listed, reversed(NOTES.values()), strict=True):
             assert (await client.read_resource(address)).contents[0].text.strip() == text.strip()
         part = await client.read_resource(listed[1] + "?start=2&length=6")
         assert part.contents[0].text == "Comets"
         for bad in (
-            "openbook://work/notes/none.md",
+            "openbook://papers/notes/none.md",
             "openbook://nobook/x",
             listed[1] + "?start=-1",
             "file:///etc/passwd",
@@ -128,9 +128,9 @@ def test_a_long_document_is_cut_and_says_how_it_goes_on(desk: Desk) -> None:
 
     async def conversation(client: Client) -> None:
         await client.call_tool("add", {"paths": ["long.txt"]})
-        text = (await client.read_resource("openbook://work/long.txt")).contents[0].text
-        assert len(text) < 101_000 and text.endswith("characters: openbook://work/long.txt?start=100000]")
-        rest = (await client.read_resource("openbook://work/long.txt?start=200000")).contents[0].text
+        text = (await client.read_resource("openbook://papers/long.txt")).contents[0].text
+        assert len(text) < 101_000 and text.endswith("characters: openbook://papers/long.txt?start=100000]")
+        rest = (await client.read_resource("openbook://papers/long.txt?start=200000")).contents[0].text
         assert len(rest) == 100_000 or rest.strip().endswith("word")
 
     talk(desk, conversation)

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def arguments(folder: Path) -> list[str]:
-    return [*COMMAND, "--book", str(folder / "work.book"), "--allow", str(folder / "notes")]
+    return [*COMMAND, "--book", str(folder / "papers.book"), "--allow", str(folder / "notes")]
 
 
 async def conversation(client: Client, folder: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def conversation(client: Client, folder: Path) -> dict[str, Any]:
     answer = await client.call_tool("ask", {"question": QUESTION}, progress_callback=progress)
     assert "Maurice" in answer.structured_content["answer"] and told
     assert "[1] notes/comet.md, line" in answer.content[0].text
-    text = (await client.read_resource("openbook://work/notes/comet.md")).contents[0].text
+    text = (await client.read_resource("openbook://papers/notes/comet.md")).contents[0].text
     assert text == NOTE
     for citation in answer.structured_content["citations"]:
         assert text[slice(*citation["source_span"])] == citation["cited_text"]
