@@ -34,7 +34,7 @@ Engine::~Engine() = default;
 void Engine::forward(const std::vector<Part>& parts, Store store) {
   Step step(*model_, *team_, kernels_, *work_, *this, parts, store);
   if (step.tokens() == 0) return;
-  team_->run([&](int member) { step.run(member); });
+  team_->run([&](int member) { step.run(member); }, true);
 }
 
 std::pair<size_t, double> Engine::read_weights() {

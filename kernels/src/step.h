@@ -98,8 +98,10 @@ class Step {
       for (int r = i * piece; r < std::min(rows, (i + 1) * piece); r++) f(r);
     });
   }
+  // Of many rows a member takes a quarter of its share at a time: one whose core does something else for a while keeps
+  // the others waiting for a piece, not for all of it. It changes no number.
   template <class F> void each_panels(int panels, F&& f) {
-    int piece = std::max(1, (panels + team.active() - 1) / team.active());
+    int pieces = team.active() * (n < kMany ? 1 : 4), piece = std::max(1, (panels + pieces - 1) / pieces);
     team.each((panels + piece - 1) / piece, [&](int i) { f(i * piece, std::min(panels, (i + 1) * piece)); });
   }
 

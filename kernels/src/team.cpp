@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__x86_64__)
@@ -19,9 +20,11 @@ int64_t now() {
 
 // A step's phases follow each other within microseconds: so long is it cheaper to look than to sleep.
 constexpr int64_t kLook = 200'000, kLookIdle = 200'000;
-constexpr int kMostAlone = 512;
-// Of a run as short as a waking takes nothing can be learned.
-constexpr int64_t kJudged = 1'000'000;
+// How long one member works alone after a stall: twice as long after each that follows, half after a run without. Time
+// and not runs: a forward of many requests takes as long as thirty steps of one.
+constexpr int64_t kLeastAlone = 30'000'000, kMostAlone = 500'000'000;
+// Of less time together nothing can be learned.
+constexpr int64_t kJudged = 20'000'000;
 
 // Looks until `value` is no longer `seen`, for `most` nanoseconds; then sleeps for it. Returns the time asleep.
 int64_t until_changed(std::atomic<uint32_t>& value, uint32_t seen, int64_t most) {
@@ -78,35 +81,28 @@ void Team::serve(int member) {
   }
 }
 
-void Team::choose() {
-  // More than a third of the last run was waiting: its members do not all have a core of their own.
-  if (active_ > 1 && took_ < kJudged) {
-    stalled_ = 0;
-    return;
+void Team::choose(int64_t began) {
+  if (together_ >= kJudged) {
+    // Two thirds of it was waiting: hardly more was done than one member does alone, who waits for nobody.
+    bool stalled = stalled_ * 3 > together_ * 2;
+    if (stalled) penalty_ = std::clamp(2 * penalty_, kLeastAlone, kMostAlone);
+    else penalty_ = penalty_ > kLeastAlone ? penalty_ / 2 : 0;
+    alone_until_ = stalled ? began + penalty_ : 0;
+    together_ = 0, stalled_ = 0;
   }
-  if (active_ > 1) {
-    if (stalled_ * 3 > took_) penalty_ = penalty_ ? (penalty_ < kMostAlone ? 2 * penalty_ : kMostAlone) : 8;
-    else penalty_ = penalty_ > 8 ? penalty_ / 2 : 0;
-    small_ = stalled_ * 3 > took_ ? penalty_ : 0;
-  } else if (small_ > 0) {
-    small_--;
-  }
-  active_ = small_ > 0 ? 1 : threads();
-  stalled_ = 0;
+  active_ = began < alone_until_ ? 1 : threads();
 }
 
-void Team::run(const std::function<void(int)>& work) {
+void Team::run(const std::function<void(int)>& work, bool judged) {
   std::lock_guard<std::mutex> mine(turn_);
-  choose();
-  int64_t began = now();
-  if (active_ == 1) {
-    work(0);
-  } else {
-    work_ = &work;
-    job_.fetch_add(1, std::memory_order_release);
-    job_.notify_all();
-    work(0);
-    wait();
-  }
-  took_ = now() - began;
+  int64_t began = now(), asleep = stalled_;
+  choose(began);
+  if (active_ == 1) return work(0);
+  work_ = &work;
+  job_.fetch_add(1, std::memory_order_release);
+  job_.notify_all();
+  work(0);
+  wait();
+  if (judged) together_ += now() - began;
+  else stalled_ = asleep;
 }

@@ -15,9 +15,10 @@ class Team {
   Team(const Team&) = delete;
 
   // Runs `work(thread)` once on every member, the caller among them, and returns when all are done. One caller at a
-  // time; others wait. A run that found members waiting long for each other (another program has taken a core) makes
-  // the next runs smaller, until a larger one pays again.
-  void run(const std::function<void(int)>& work);
+  // time; others wait. Where `judged` runs found members waiting long for each other (another program has taken a core)
+  // the next runs are smaller, until a larger one pays again. What is over in a moment is mostly the waking of members,
+  // and tells nothing of what longer work may gain.
+  void run(const std::function<void(int)>& work, bool judged = false);
 
   int threads() const { return (int)workers_.size() + 1; }
   int active() const { return active_; }  // within a run
@@ -35,7 +36,7 @@ class Team {
  private:
   void wait();  // until all members have come here
   void serve(int member);
-  void choose();  // how many members the next run has
+  void choose(int64_t began);  // how many members the run that begins now has
 
   std::vector<std::thread> workers_;
   std::mutex turn_;
@@ -46,7 +47,7 @@ class Team {
   alignas(64) std::atomic<int> next_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
-  alignas(64) std::atomic<int64_t> stalled_{0};  // nanoseconds of this run in which somebody slept for another
-  int64_t took_ = 0;
-  int small_ = 0, penalty_ = 0;  // runs still to be done by one member alone; how many after the next stall
+  alignas(64) std::atomic<int64_t> stalled_{0};  // nanoseconds in which somebody slept for another,
+  int64_t together_ = 0;                          // of so many in which there was more than one at work
+  int64_t alone_until_ = 0, penalty_ = 0;  // till when one member works alone; for how long after the last stall
 };
