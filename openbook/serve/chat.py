@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 import uuid
@@ -21,6 +20,7 @@ from openbook.serve.errors import refusal
 from openbook.serve.replies import Choice, Completion, Likely, Logprob, Logprobs, Said, Usage
 from openbook.serve.schemas import ChatRequest
 from openbook.serve.service import Served, Service
+from openbook.serve.sse import comment, event_of
 from openbook.serve.ways import Told
 from openbook.serve.written import Ended, Quiet, answers, events
 
@@ -107,17 +107,17 @@ class Reply:
                     yield chunk
             elif isinstance(event, Ended):
                 if event.error is not None:
-                    yield _event(refusal(event.error).body())
+                    yield event_of(refusal(event.error).body())
                     return
                 found.append(event.answer)
                 if isinstance(event.answer, Told) and not event.answer.abstained:
-                    yield _event(self._chunk(place, {"content": event.answer.text}))
+                    yield event_of(self._chunk(place, {"content": event.answer.text}))
                 yield await self._last(place, askings[place], event.answer)
                 for other in event.answer.others:
                     yield self._other(index, askings[place], other)
                     index += 1
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
-            yield _event({**self._frame([]), "usage": _usage(askings, found).model_dump()})
+            yield event_of({**self._frame([]), "usage": _usage(askings, found).model_dump()})
         yield "data: [DONE]\n\n"
 
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -135,24 +135,24 @@ class Reply:
             known["sources"] = [source_dict(source) for source in event.sources]
         if asked.book is not None and asked.shelved is not None:
             known["book"] = {"name": asked.shelved.name, "path": str(asked.book.path), "version": asked.book.version}
-        return _event(self._chunk(place, {"role": "assistant", "content": ""}, **known))
+        return event_of(self._chunk(place, {"role": "assistant", "content": ""}, **known))
 
     def _token(self, place: int, token: Token, text: str) -> str | None:
         if not (text or self.body.openbook.evidence or self.body.logprobs):
             return None
         logprobs = {"content": [logprob_of(token).model_dump()], "refusal": None} if self.body.logprobs else None
-        return _event(self._chunk(place, {"content": text}, logprobs=logprobs, token=token_dict(token)))
+        return event_of(self._chunk(place, {"content": text}, logprobs=logprobs, token=token_dict(token)))
 
     async def _last(self, place: int, asked: Asked, answer: Answer | Told) -> str:
         facts = await self.service.told(asked, answer)
         cited = [c.model_dump() for c in citations(answer, asked, self.address)]
-        return _event(self._chunk(place, {"annotations": cited}, _finish(answer), answer=facts))
+        return event_of(self._chunk(place, {"annotations": cited}, _finish(answer), answer=facts))
 
     def _other(self, index: int, asked: Asked, answer: Answer) -> str:
         """A whole answer that was found beside the first."""
         cited = [c.model_dump() for c in citations(answer, asked, self.address)]
         delta = {"role": "assistant", "content": answer.text, "annotations": cited}
-        return _event(self._chunk(index, delta, _finish(answer)))
+        return event_of(self._chunk(index, delta, _finish(answer)))
 
 
 class Text:
@@ -194,8 +194,4 @@ def _usage(askings: Sequence[Asked], found: Sequence[Answer | Told]) -> Usage:
 def _waiting(askings: Sequence[Asked], runs: Sequence[Any]) -> str:
     place = max((run.place for run in runs), default=0)
     told = f"queued {place}" if place else next((asked.told for asked in askings if asked.told), "at work")
-    return f": {told}\n\n"
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return comment(told)

@@ -6,7 +6,6 @@ It is translated to a chat request and answered as that is; nothing is remembere
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -39,6 +38,7 @@ from openbook.serve.schemas import (
 )
 from openbook.serve.schemas import Text as Said
 from openbook.serve.service import Served, Service
+from openbook.serve.sse import comment, event_of
 from openbook.serve.ways import Told
 from openbook.serve.written import Ended, Quiet, answers, events
 
@@ -221,7 +221,7 @@ class Reply:
         text, evidence = Text(self.asked.settings.constraint is None), self.body.openbook.evidence
         async for _, event in events([run], self.service.limits.seconds):
             if isinstance(event, Quiet):
-                yield ": at work\n\n"
+                yield comment("at work")
             elif isinstance(event, Token):
                 told = {"openbook": {"token": token_dict(event)}} if evidence else {}
                 if (piece := text.push(event)) or told:
@@ -253,4 +253,4 @@ class Reply:
     def _event(self, kind: str, **data: Any) -> str:
         told = {"type": kind, "sequence_number": self.sent, **data}
         self.sent += 1
-        return f"event: {kind}\ndata: {json.dumps(told, ensure_ascii=False)}\n\n"
+        return event_of(told, kind)
