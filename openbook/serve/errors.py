@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,23 +21,18 @@ from openbook.errors import Fault
 from openbook.serve.engine import Busy, Cancelled
 
 log = logging.getLogger("openbook.serve")
-RETRY_SECONDS = 2
+LATER = {"Retry-After": "2"}
 TOO_LARGE = "the body is larger than this server takes; send it in parts"
-TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    409: "conflict_error",
-    429: "rate_limit_error",
-}
+NO_RETRY = {"X-Should-Retry": "false"}
+"""OpenAI's clients ask twice more after a 408, 409, 429 or 5xx, unless they are told that it would end the same."""
 
 
 class Problem(BaseModel):
-    """What went wrong, for a person; `type` and `code` for a program; `param` is the field that is meant."""
+    """What went wrong, for a person; `type` and `code` for a program, where OpenAI's API has such an error as there;
+    `param` is the field that is meant."""
 
     message: str
-    type: str
+    type: Literal["invalid_request_error", "requests", "server_error"]
     param: str | None = None
     code: str | None = None
 
@@ -65,8 +60,15 @@ class Refused(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON of it."""
-        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return ErrorBody(error=Problem(message=str(self), type=kind, param=self.param, code=self.code)).model_dump()
+        problem = Problem(message=str(self), type=self.type, param=self.param, code=self.code)
+        return ErrorBody(error=problem).model_dump()
+
+    @property
+    def type(self) -> Literal["invalid_request_error", "requests", "server_error"]:
+        """As OpenAI's API has it: of a 429 what there are too many of, and one type for all else below 500."""
+        if self.status == 429:
+            return "requests"
+        return "invalid_request_error" if self.status < 500 else "server_error"
 
     def response(self) -> JSONResponse:
         """The whole response."""
@@ -80,18 +82,20 @@ def refusal(error: BaseException) -> Refused:
         return error
     if isinstance(error, Busy):
         if error.draining:
-            return Refused(503, str(error), code="server_is_closing")
-        return Refused(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+            return Refused(503, str(error), code="server_is_closing", headers=LATER)
+        return Refused(429, str(error), code="rate_limit_exceeded", headers=LATER)
     if isinstance(error, Cancelled):
-        return Refused(503, "the server is closing; ask again later", code="server_is_closing")
+        return Refused(503, "the server is closing; ask again later", code="server_is_closing", headers=LATER)
     if isinstance(error, Fault):
         return Refused(400, str(error))
     if isinstance(error, TimeoutError):
-        return Refused(408, "the answer took longer than this server allows; ask for fewer tokens", code="timeout")
+        told = "the answer took longer than this server allows; ask for fewer tokens"
+        return Refused(408, told, code="timeout", headers=NO_RETRY)
     if isinstance(error, MemoryError):
         return Refused(503, "there is not enough memory for this now; try again, or with fewer passages")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refused(507, "the server's disk is full; make room there, then send it again", code="disk_full")
+        told = "the server's disk is full; make room there, then send it again"
+        return Refused(507, told, code="disk_full", headers=NO_RETRY)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     log.error("unexpected %s%s", type(error).__name__, place)

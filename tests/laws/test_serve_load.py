@@ -110,7 +110,7 @@ def test_a_full_queue_says_so_and_who_leaves_frees_its_place(service: Service) -
         until(lambda: gauge(client, "openbook_engine_waiting") == 2)
         full = client.post("/v1/chat/completions", json=LONG)
         assert full.status_code == 429 and int(full.headers["retry-after"]) >= 1
-        assert full.json()["error"]["code"] == "queue_full"
+        assert full.json()["error"]["code"] == "rate_limit_exceeded"
         for stream, _ in streams:
             stream.__exit__(None, None, None)  # they go away in the middle
         until(lambda: gauge(client, "openbook_engine_running") == 0 == gauge(client, "openbook_engine_waiting"))
@@ -133,7 +133,7 @@ def test_an_answer_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("OPENBOOK_HOME", str(tmp_path / "home"))
     with client_of(service_of(babbling(), tmp_path, seconds=0.01)) as client:
         whole = client.post("/v1/chat/completions", json=LONG)
-        assert whole.status_code == 408 and whole.json()["error"]["type"] == "timeout_error"
+        assert whole.status_code == 408 and whole.json()["error"]["code"] == "timeout"
         lines = client.post("/v1/chat/completions", json={**LONG, "stream": True}).text.strip().splitlines()
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
         until(lambda: gauge(client, "openbook_engine_running") == 0)
