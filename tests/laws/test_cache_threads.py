@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from pathlib import Path
@@ -51,6 +52,74 @@ def test_what_many_threads_want_is_made_once_and_held_once():
     kept = [prefix for prefix in found if isinstance(prefix, Prefix)]
     assert len(made) == 2 and found.count("stopped") == 1 and len(kept) == 7
     assert all(prefix is kept[0] for prefix in kept) and store.get("a", [1, 2, 3]) is kept[0]
+
+
+class Gone(Exception):
+    """Nobody wants it any more."""
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_who_is_called_away_waits_no_longer_and_the_others_are_served(gone: list[bool], fails: bool) -> None:
+    """Some of those that wait for one who reads are called away: they leave while it still reads."""
+    store, begun, go = PrefixStore(1 << 20), threading.Event(), threading.Event()
+    prefix = Prefix(3, "raw", ((torch.zeros(2, 1, 3, 4),),))
+    made: list[int] = []
+    left, found = [threading.Event() for _ in gone], [None] * len(gone)
+
+    def reading() -> Prefix:
+        made.append(threading.get_ident())
+        begun.set()
+        if len(made) == 1:
+            go.wait()
+            if fails:
+                raise RuntimeError("stopped")
+        return prefix
+
+    def first() -> None:
+        with contextlib.suppress(RuntimeError):
+            store.made("a", [1, 2, 3], reading)
+
+    def want(i: int) -> None:
+        def stay() -> None:
+            if gone[i]:
+                raise Gone
+
+        try:
+            found[i] = store.heeding(stay).made("a", [1, 2, 3], reading)
+        except Gone:
+            left[i].set()
+
+    maker = threading.Thread(target=first)
+    maker.start()
+    begun.wait()
+    threads = [threading.Thread(target=want, args=(i,)) for i in range(len(gone))]
+    for thread in threads:
+        thread.start()
+    for i in range(len(gone)):
+        if gone[i]:
+            assert left[i].wait(60)  # while the one who reads has not come to its end
+    assert len(made) == 1
+    go.set()
+    for thread in (maker, *threads):
+        thread.join()
+    stayed = [prefix for prefix, away in zip(found, gone, strict=True) if not away]
+    assert all(kept is prefix for kept in stayed) and not store._making
+    assert len(made) == 1 + (fails and bool(stayed))
+
+
+def test_a_store_that_heeds_is_the_same_store() -> None:
+    """What is put, counted, and left off through it is so in the store itself."""
+    runner = small()
+    with tempfile.TemporaryDirectory() as folder:
+        store = PrefixStore(1 << 20, Path(folder), 1 << 24, make(runner))
+        view, prefix = store.heeding(lambda: None), runner.prefill([1, 2, 3])
+        view.put("a", [1, 2, 3], prefix)
+        assert store.get("a", [1, 2, 3]) is prefix and store._bytes == view._bytes == prefix.nbytes
+        view.flush()
+        assert store.on_disk("a", [1, 2, 3]) and not store._unwritten
+        store.leave_disk()
+        assert view.disk is None and view.budget == store.budget
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=20, max_size=60))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 from typing import NamedTuple
 
 import torch
@@ -29,22 +29,40 @@ UNWRITTEN_BYTES = 256 << 20
 """Entries that wait for the disk hold no more than this."""
 READERS = min(4, os.cpu_count() or 1)
 """Entries that are read from disk at once."""
+STAY_SECONDS = 0.1
+"""How often who waits for an entry that another makes looks whether it is still wanted itself."""
 
 
 class Prefix(NamedTuple):
     """The keys and values of one text of `length` tokens from position 0 on, as a codec wrote them.
 
     A tensor `[2, K, n, width]` a part and slot (keys, values): the n positions that its slot keeps (`Slot.kept`).
+    With `links` it has no slots of its own: they are its stretches, each from where the one before ends, and every slot
+    keeps all of it.
     """
 
     length: int
     codec: str
     slots: tuple[Parts, ...]
+    links: tuple[Prefix, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes its tensors occupy."""
-        return sum(part.nbytes for parts in self.slots for part in parts)
+        return sum(part.nbytes for each in (self, *self.links) for parts in each.slots for part in parts)
+
+    def whole(self) -> Prefix:
+        """The same in one piece: a copy, where it has links."""
+        if not self.links:
+            return self
+        alike = zip(*(link.slots for link in self.links), strict=True)
+        slots = tuple(tuple(torch.cat(parts, dim=2) for parts in zip(*each, strict=True)) for each in alike)
+        return Prefix(self.length, self.codec, slots)
+
+
+def joined(links: Sequence[Prefix]) -> Prefix | None:
+    """The text of these stretches, one after the other; nothing is copied."""
+    return Prefix(sum(link.length for link in links), links[0].codec, (), tuple(links)) if links else None
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,11 @@ class PrefixStore:
         self._bytes = self._unwritten_bytes = 0
         self._lock = RLock()  # of what is in memory
         self._writing = RLock()  # one thread at a time writes to disk
-        self._making: dict[str, tuple[RLock, int]] = {}  # by key: who makes it holds the lock; how many want it
+        self._making: dict[str, Event] = {}  # by key, what one thread makes; set when it is done, or has failed
+
+    def heeding(self, stay: Callable[[], None]) -> PrefixStore:
+        """This store, for one whose waiting may be cut short: `stay` raises where nobody wants its work any more."""
+        return _Heeding(self, stay)
 
     def get(self, name: str, tokens: Sequence[int]) -> Prefix | None:
         """The entry made from these tokens under this name, or None."""
@@ -135,19 +157,24 @@ class PrefixStore:
 
         Where `make` raises, the next who waits makes it."""
         key = _key(name, self._identity(tokens))
-        with self._lock:
-            lock, count = self._making.get(key, (RLock(), 0))
-            self._making[key] = lock, count + 1
+        while True:
+            with self._lock:
+                if (found := self._in_memory(key)) is not None:
+                    return found
+                if (others := self._making.get(key)) is None:
+                    self._making[key] = done = Event()
+                    break
+            while not others.wait(STAY_SECONDS):
+                self._stay()
         try:
-            with lock:
-                with self._lock:
-                    found = self._in_memory(key)
-                return self.put(name, tokens, make()) if found is None else found
+            return self.put(name, tokens, make())
         finally:
             with self._lock:
-                lock, count = self._making.pop(key)
-                if count > 1:
-                    self._making[key] = lock, count - 1
+                del self._making[key]
+            done.set()
+
+    def _stay(self) -> None:
+        """Asked now and then while another is waited for."""
 
     def _in_memory(self, key: str) -> Prefix | None:
         if key in self._held:
@@ -223,6 +250,19 @@ class PrefixStore:
             return None
         tensors = disk.read(key, identity, self.make.wanted(length))
         return None if tensors is None else self.make.prefix(tensors, length)
+
+
+class _Heeding(PrefixStore):
+    """A store as one of its users has it: all it holds is the store's, the patience its own."""
+
+    __slots__ = ("_heed",)  # not among what is shared
+
+    def __init__(self, store: PrefixStore, stay: Callable[[], None]) -> None:
+        self.__dict__ = store.__dict__
+        self._heed = stay
+
+    def _stay(self) -> None:
+        self._heed()
 
 
 def _key(name: str, identity: bytes) -> str:
