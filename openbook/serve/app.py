@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from openbook import __version__
-from openbook.serve import asking, books, chat, documents, embeddings, models, page, past, responses
+from openbook.serve import adding, asking, books, chat, documents, embeddings, models, page, past, responses
 from openbook.serve.errors import ErrorBody, install
 from openbook.serve.security import IDLE_SECONDS, Guard
 from openbook.serve.service import Service
@@ -80,10 +80,11 @@ def create_app(
         responses={status: {"model": ErrorBody, "description": told} for status, told in STATUSES.items()},
     )
     app.state.service = service
+    app.state.room = adding.Room(adding.AT_ONCE * service.limits.upload_bytes)
     install(app)
-    for group in (chat, responses, embeddings, models, books, asking, past):
+    for group in (chat, responses, embeddings, models, books, documents, asking, past):
         app.include_router(group.router)
-    app.include_router(documents.router, max_body_size=service.limits.upload_bytes)
+    app.include_router(adding.router, max_body_size=service.limits.upload_bytes)
     app.include_router(page.router(page.read_all()))
     _errors_are_json(app.openapi())
     return Guard(app, counts=service.counts, key=key, names=names, idle=idle)

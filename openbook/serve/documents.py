@@ -1,61 +1,29 @@
-"""/v1/books/…/documents: what is in a book, its text, its pages as pictures; adding to it and forgetting."""
+"""/v1/books/…/documents: what is in a book, its text, its pages as pictures; forgetting. Adding: `adding.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Query, Request, UploadFile
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
 
 from openbook.book import tables, uploads
-from openbook.book.adding import Added
 from openbook.book.apart import page_png
 from openbook.book.documents import Unreadable
 from openbook.book.forget import known
 from openbook.book.manifest import faults
 from openbook.book.store import Book
-from openbook.serve.bodies import (
-    AddedFacts,
-    DocumentFacts,
-    DocumentList,
-    DocumentText,
-    Done,
-    ForgottenFacts,
-    Proof,
-    Skipped,
-)
+from openbook.serve.bodies import DocumentFacts, DocumentList, DocumentText, ForgottenFacts, Proof
 from openbook.serve.books import Named
-from openbook.serve.errors import ErrorBody, Refused, refusal
+from openbook.serve.errors import Refused
 from openbook.serve.service import Served
-from openbook.serve.shelf import Shelved
 
 router = APIRouter(tags=["documents"])
 At = Annotated[str | None, Query(max_length=200, description="A version's number, or a tag; else the live one.")]
-MOST_FILES = 1_000
 PIXELS = 1_600
-NDJSON = {
-    "description": "An event a line: `progress`, then `done` or `error`; with Accept: application/json the last alone.",
-    "content": {"application/x-ndjson": {}},
-}
-
-
-class Progress(BaseModel):
-    """How far an upload is."""
-
-    event: str = "progress"
-    done: int
-    total: int
-    what: str
-    document: str
 
 
 @router.get("/v1/books/{book}/documents")
@@ -159,87 +127,6 @@ def _span(given: str) -> tuple[int, int]:
     if found is None:
         raise Refused(400, f"span is {given[:40]!r}; it must be like 310-702", param="span")
     return int(found[1]), int(found[2])
-
-
-@router.post("/v1/books/{book}/documents", response_model=Done, responses={200: NDJSON, 422: {"model": ErrorBody}})
-async def add_documents(
-    request: Request, name: Named, service: Served, files: Annotated[list[UploadFile], File(max_length=MOST_FILES)]
-) -> Response:
-    """Add files: each is read in a process of its own, bounded in memory and time. What cannot be read is skipped.
-
-    Once `done` is sent the documents are in the book for good. The work goes on where the client goes away.
-    """
-    shelved = service.shelf.named(name)
-    stack = ExitStack()
-    told: asyncio.Queue[BaseModel | Exception] = asyncio.Queue()
-    try:
-        folder = await asyncio.to_thread(stack.enter_context, uploads.staging(shelved.path))
-        staged = await asyncio.to_thread(_stage, folder, files)
-    except BaseException:
-        stack.close()
-        raise
-    service.keep_at(_adding(shelved, staged, stack, told))
-    if request.headers.get("accept", "").split(";")[0].strip() == "application/json":
-        while isinstance(event := await told.get(), Progress):
-            pass
-        if isinstance(event, Exception):
-            raise _unadded(event)
-        return JSONResponse(event.model_dump())
-    return StreamingResponse(_lines(told), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
-
-
-def _stage(folder: Path, files: Sequence[UploadFile]) -> list[tuple[str, Path]]:
-    """The uploads' bytes in files of our own naming, on the book's disk."""
-    staged = []
-    for number, file in enumerate(files):
-        path = folder / str(number)
-        with path.open("xb") as target:
-            shutil.copyfileobj(file.file, target, 1 << 20)
-        staged.append((file.filename or "document", path))
-    return staged
-
-
-async def _adding(
-    shelved: Shelved, staged: list[tuple[str, Path]], stack: ExitStack, told: asyncio.Queue[BaseModel | Exception]
-) -> None:
-    """The work of an upload; it ends with `Done` or what went wrong."""
-    loop = asyncio.get_running_loop()
-
-    def progress(done: int, total: int, what: str) -> None:
-        name = "" if what.startswith(("embedding", "indexing")) else what
-        doing = "reading" if name else what
-        event = Progress(done=done, total=total, what=doing, document=name)
-        loop.call_soon_threadsafe(told.put_nowait, event)
-
-    try:
-        with stack:
-            async with shelved.writing() as book:
-                added = await asyncio.to_thread(uploads.receive, book, staged, shelved.encoder, progress)
-                await told.put(Done(added=_added(added), version=book.version))
-    except Exception as error:
-        await told.put(error)
-
-
-async def _lines(told: asyncio.Queue[BaseModel | Exception]) -> AsyncIterator[str]:
-    while True:
-        event = await told.get()
-        if isinstance(event, Exception):
-            yield json.dumps({"event": "error", "message": str(_unadded(event))}, ensure_ascii=False) + "\n"
-            return
-        yield event.model_dump_json() + "\n"
-        if isinstance(event, Done):
-            return
-
-
-def _unadded(error: Exception) -> Refused:
-    refused = refusal(error)
-    return Refused(422, str(refused), code="unreadable") if refused.status == 400 else refused
-
-
-def _added(added: Added) -> AddedFacts:
-    told = {name: value for name, value in vars(added).items() if name not in ("skipped", "seconds")}
-    skipped = [Skipped(name=s.name, reason=s.reason) for s in added.skipped]
-    return AddedFacts(**told, seconds=round(added.seconds, 3), skipped=skipped)
 
 
 @router.delete("/v1/books/{book}/documents/{document:path}")

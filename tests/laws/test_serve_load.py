@@ -199,7 +199,7 @@ def test_a_full_disk_is_said_and_nothing_stays_of_the_upload(
     def full(*given: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("openbook.serve.documents.shutil.copyfileobj", full)
+    monkeypatch.setattr("openbook.serve.adding.shutil.copyfileobj", full)
     with client_of(service) as client:
         told = client.post("/v1/books/notes/documents", files=[("files", ("moon.md", b"The moon is far."))])
     assert told.status_code == 507 and told.json()["error"]["code"] == "disk_full"
