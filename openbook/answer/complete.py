@@ -190,6 +190,8 @@ class Completion:
             "tokens_per_second": max(len(written) - 1, 0) / seconds if seconds > 0 else 0.0,
             "lookups": 1 + max(len(written) - 1, 0) // self.lookup.retrieval.stride,
             "rereads": source.rereads,
+            "prompt_tokens": source.read,
+            "cached_tokens": source.found,
         }
         if self.lookup.store is not None:
             self.lookup.store.flush()

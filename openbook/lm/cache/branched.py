@@ -10,6 +10,7 @@ Shapes: B rows, T new tokens, C columns of what rows have of their own, P positi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from openbook.lm.cache.codecs import Codec, Parts
 from openbook.lm.cache.dense import DenseCache
 from openbook.lm.cache.places import Begun, Held, Places
 from openbook.lm.cache.plan import Plan
-from openbook.lm.cache.prefixes import Prefix
+from openbook.lm.cache.prefixes import Prefix, joined
 
 
 class BranchedCache(DenseCache):
@@ -38,13 +39,18 @@ class BranchedCache(DenseCache):
         """Begin an empty row with a prefix, which is kept as it is: nothing is copied, unless its codec is another."""
         if int(self.next_positions_B[row]):
             raise RuntimeError(f"row {row} holds a text; only an empty row can begin with a prefix")
-        slots = tuple(self._recoded(parts, prefix.codec) for parts in prefix.slots)
-        same = all(
-            a is b for mine, its in zip(slots, prefix.slots, strict=True) for a, b in zip(mine, its, strict=True)
-        )
+        if prefix.links and any(slot.window is not None for slot in self.plan.slots):
+            raise ValueError("a text in stretches begins a row only where every slot keeps all positions")
         self._stretches = None
-        self.prefixes[row] = prefix if same else Prefix(prefix.length, self.codec.name, slots)
+        self.prefixes[row] = joined(tuple(map(self._as_stored, prefix.links))) or self._as_stored(prefix)
         self.next_positions_B[row] = prefix.length
+
+    def _as_stored(self, prefix: Prefix) -> Prefix:
+        """A prefix under this cache's codec: itself, unless that is another."""
+        slots = tuple(self._recoded(parts, prefix.codec) for parts in prefix.slots)
+        pairs = zip(slots, prefix.slots, strict=True)
+        same = all(a is b for mine, its in pairs for a, b in zip(mine, its, strict=True))
+        return prefix if same else Prefix(prefix.length, self.codec.name, slots)
 
     def _begins(self, slot: int, row: int) -> list[int]:
         """The positions that a slot has of what a row begins with."""
@@ -64,7 +70,7 @@ class BranchedCache(DenseCache):
             begun = held.new_zeros(*held.shape[:3], widest, held.shape[-1])
             for row, prefix in enumerate(self.prefixes):
                 if prefix is not None:
-                    part = prefix.slots[slot][index]
+                    part = prefix.whole().slots[slot][index]
                     begun[:, row, :, : part.shape[2]] = part
             whole.append(torch.cat((begun, held[:, :, :, : self.length]), dim=3))
         return self._decoded(tuple(whole))
@@ -82,6 +88,11 @@ class BranchedCache(DenseCache):
         for row, prefix in enumerate(self.prefixes):
             kept = self._begins(slot, row)
             if prefix is None or not kept:
+                continue
+            if prefix.links:
+                ends = accumulate(link.length for link in prefix.links)
+                pairs = zip(prefix.links, ends, strict=True)
+                made += [Begun(row, link, 0, link.length, end - link.length) for link, end in pairs]
                 continue
             # From 0 on, and where a window has left some behind, again from there on.
             apart = next((i for i, position in enumerate(kept) if position != i), len(kept))
@@ -113,7 +124,9 @@ class BranchedCache(DenseCache):
         own = tuple(part[:, row].index_select(2, columns) for part in self._slots[slot])
         prefix = self.prefixes[row]
         if prefix is not None:
-            own = tuple(torch.cat((begun, part), dim=2) for begun, part in zip(prefix.slots[slot], own, strict=True))
+            own = tuple(
+                torch.cat((begun, part), dim=2) for begun, part in zip(prefix.whole().slots[slot], own, strict=True)
+            )
         return tuple(part.index_select(2, index) for part in own)
 
     def _place(self, slot: int, row: int, positions: Sequence[int], parts: Parts) -> None:

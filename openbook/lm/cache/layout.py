@@ -123,7 +123,7 @@ class Cache(ABC):
             raise RuntimeError(f"row {row} holds a text; only an empty row can begin with a prefix")
         if prefix.length > self.capacity:
             raise Fault(f"a prefix of {prefix.length} tokens does not fit in a context of {self.capacity}")
-        for index, (slot, parts) in enumerate(zip(self.plan.slots, prefix.slots, strict=True)):
+        for index, (slot, parts) in enumerate(zip(self.plan.slots, prefix.whole().slots, strict=True)):
             self._place(index, row, slot.kept(prefix.length), self._recoded(parts, prefix.codec))
         self.next_positions_B[row] = prefix.length
 

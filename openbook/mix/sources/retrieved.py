@@ -28,6 +28,7 @@ from openbook.book.passages import in_place
 from openbook.book.retrieve import Hit, find, retrievers
 from openbook.book.store import Book
 from openbook.errors import Fault
+from openbook.lm.cache.beginnings import Beginnings
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.prefixes import Prefix, PrefixStore
 from openbook.lm.model import LanguageModel
@@ -132,7 +133,8 @@ def asking(framing: Framing, question: str) -> tuple[Frame, list[int]]:
 
 
 class Lookup:
-    """Passages for the end of a text, and what stands before the text with each."""
+    """Passages for the end of a text, and what stands before the text with each; `store` keeps that, `beginnings` what
+    texts alone begin with."""
 
     def __init__(
         self,
@@ -142,8 +144,9 @@ class Lookup:
         retrieval: Retrieval,
         store: PrefixStore | None = None,
         frame: Frame | None = None,
+        beginnings: Beginnings | None = None,
     ) -> None:
-        self.model, self.retrieval, self.store = model, retrieval, store
+        self.model, self.retrieval, self.store, self.beginnings = model, retrieval, store, beginnings
         self.frame = frame or plain(model.tokenizer)
         self.opening = self.frame.before("", 0)
         self._book, self._encoder = book, encoder
@@ -194,7 +197,8 @@ class Retrieved:
 
     `in_force` is the place in `used` of the passage that the first row's next distribution comes from; None where none
     was found: then both rows are the plain model, computed once. `used` are the passages that were, in their order.
-    `rereads` counts how often the text was read anew.
+    `rereads` counts how often the text was read anew; `read` are the tokens of the text alone at first, of which
+    `found` were kept.
     """
 
     def __init__(self, lookup: Lookup, text: Sequence[int], room: int) -> None:
@@ -211,8 +215,9 @@ class Retrieved:
         alone = [*lookup.opening, *self._text]
         if not alone:
             raise Fault("there is no text to go on with; give at least one word")
-        self._cache = self._runner.cache([None], room=len(alone) + room)  # its last row is the text alone
-        self._scores_RV = self._runner.read(torch.tensor([alone]), self._cache)
+        # The cache's last row is the text alone.
+        self._cache, self._scores_RV, self.found = (lookup.beginnings or Beginnings(0)).start(self._runner, alone, room)
+        self.read = len(alone)
         self._look_up()
 
     def _room_for_text(self, room: int) -> int:

@@ -1,0 +1,236 @@
+"""What texts begin with, kept between them: no bit of a text depends on it, and what several want is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from native_specs import needs_kernels
+from test_native_exact import Made, models, run
+from test_shared import seated, side_by_side
+
+from openbook.lm.backends.native import NativeRunner
+from openbook.lm.backends.runner import CHUNK, FEW, Runner
+from openbook.lm.backends.shared import Seat, Shared
+from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, reusable
+from openbook.lm.cache.make import CacheSpec
+from openbook.lm.cache.prefixes import joined
+from openbook.lm.model import LanguageModel
+from openbook.lm.rules import rule
+from openbook.lm.spec import RopeSpec
+
+ROOM, WRITTEN = 24, 5
+LENGTHS = [1, 20, BLOCK, BLOCK + 1, BLOCK + FEW - 1, BLOCK + FEW, 2 * BLOCK, 200, 255]
+LONG = [*LENGTHS, CHUNK, CHUNK + 3, CHUNK + BLOCK + 2, CHUNK + 200, 2 * CHUNK + 9]
+PLENTY = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def native(tiny_model: LanguageModel) -> NativeRunner:
+    weights = tiny_model.runner.decoder.state_dict().items()  # type: ignore[attr-defined]
+    return NativeRunner(tiny_model.spec, weights, precision="fp32", threads=1)
+
+
+@st.composite
+def texts(draw: Any, vocabulary: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Texts that begin as one before them does, for so many tokens, and go on in their own way."""
+    made: list[list[int]] = []
+    for number in range(draw(st.integers(1, 4))):
+        length = draw(st.sampled_from(lengths))
+        like = draw(st.sampled_from(made)) if made else []
+        shared = draw(st.sampled_from([0, 1, BLOCK - 1, BLOCK, 100, 2 * BLOCK, CHUNK, len(like)]))
+        begun = like[: min(shared, length)]
+        made.append(begun + [(7 * i + 3 * number + i * i) % vocabulary for i in range(length - len(begun))])
+    return made
+
+
+def whole(made: Made) -> Made:
+    """The same model without windows, in the layout that is chosen by itself."""
+    spec, state, caching = made
+    layers = tuple(replace(x, attention=replace(x.attention, window=None, pinned=0)) for x in spec.layers)
+    return replace(spec, layers=layers), state, CacheSpec("auto", caching.codec)
+
+
+def afresh(runner: Runner, text: Sequence[int]) -> Started:
+    cache = runner.cache([None], len(text) + ROOM)
+    return Started(cache, runner.read(torch.tensor([list(text)]), cache), 0)
+
+
+def goes_on(runner: Runner, started: Started) -> list[torch.Tensor]:
+    """All that comes of a text that was read: the scores, those of what is written after it, and its keys."""
+    made, cache = [started.scores_1V], started.cache
+    for _ in range(WRITTEN):
+        made.append(runner.forward(made[-1].argmax(-1, keepdim=True), cache)[:, -1])
+    return [*made, *(part for parts in cache.prefix(0).slots for part in parts)]
+
+
+def same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def held_law(runner: Runner, drawn: Sequence[Sequence[int]], budget: int) -> Beginnings:
+    kept, seen = Beginnings(budget), list[Sequence[int]]()
+    for text in drawn:
+        started = kept.start(runner, text, ROOM)
+        assert same(goes_on(runner, started), goes_on(runner, afresh(runner, text)))
+        assert kept.nbytes <= budget and started.found % BLOCK == 0 and started.found < len(text)
+        assert started.found <= max((alike(text, before) for before in seen), default=0)
+        seen.append(text)
+    assert kept.read_tokens + kept.found_tokens == sum(map(len, drawn))
+    return kept
+
+
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@needs_kernels
+@given(st.data(), models(), st.sampled_from([0, 1 << 16, PLENTY]))
+@settings(max_examples=25)
+def test_no_bit_depends_on_what_is_kept(data: st.DataObject, made: Made, budget: int) -> None:
+    """Scores, what is written after, and keys; whatever is kept, of a model that may keep it."""
+    runner = run(whole(made))
+    assert reusable(runner)
+    held_law(runner, data.draw(texts(runner.spec.vocabulary, LENGTHS)), budget)
+
+
+@needs_kernels
+@given(st.data(), models())
+@settings(max_examples=10)
+def test_where_it_would_depend_nothing_is_kept(data: st.DataObject, made: Made) -> None:
+    """Windows and layouts of all kinds."""
+    runner = run(made)
+    kept = held_law(runner, data.draw(texts(runner.spec.vocabulary, LENGTHS)), PLENTY)
+    assert reusable(runner) or not kept.nbytes + kept.found_tokens
+
+
+@needs_kernels
+@given(st.data(), st.sampled_from([1 << 17, PLENTY]))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_texts_of_several_pieces(native: NativeRunner, data: st.DataObject, budget: int) -> None:
+    held_law(native, data.draw(texts(native.spec.vocabulary, LONG)), budget)
+
+
+@pytest.mark.sweep
+@needs_kernels
+@given(st.data(), models(), st.sampled_from([1 << 16, PLENTY]))
+@settings(max_examples=300)
+def test_beginnings_swept(data: st.DataObject, made: Made, budget: int) -> None:
+    runner = run(whole(made), threads=data.draw(st.integers(1, 3)))
+    held_law(runner, data.draw(texts(runner.spec.vocabulary, LENGTHS)), budget)
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", LONG)
+def test_what_was_read_is_found(native: NativeRunner, length: int) -> None:
+    """All whole blocks before the last token, unless fewer than `FEW` tokens would be left that are not left anyway."""
+    kept, text = Beginnings(), [(5 * i) % 251 for i in range(length)]
+    assert kept.start(native, text, ROOM).found == 0
+    blocks, alone = (length - 1) // BLOCK, (length - 1) % CHUNK + 1
+    if length - blocks * BLOCK < FEW <= alone:
+        blocks -= 1
+    assert kept.start(native, text, ROOM).found == blocks * BLOCK
+
+
+@needs_kernels
+def test_rows_read_what_is_kept_where_it_lies(native: NativeRunner) -> None:
+    kept, text = Beginnings(), list(range(250))
+    first = kept.start(native, text, ROOM).cache
+    one, other = kept.start(native, text, ROOM).cache, kept.start(native, [*text, 9], ROOM).cache
+    per_token = first.nbytes // (len(text) + ROOM)
+    assert kept.nbytes == 3 * BLOCK * per_token and one.nbytes == (len(text) - 3 * BLOCK + ROOM) * per_token
+    [begun], [again] = one.prefixes, other.prefixes  # type: ignore[attr-defined]
+    assert all(a is b for a, b in zip(begun.links, again.links, strict=True)) and len(begun.links) == 3
+    many = native.cache([begun, None, begun.whole()], ROOM)
+    scores = native.forward(torch.full((3, 1), 5), many)
+    assert torch.equal(scores[0], scores[2]) and not torch.equal(scores[0], scores[1])
+
+
+@needs_kernels
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 6))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_end_of_a_text_leaves_before_its_beginning(native: NativeRunner, paths: list[list[int]], room: int) -> None:
+    """Texts of blocks: what is kept fits, and of no text there is a block without those before it."""
+    one = Beginnings()
+    one.start(native, [0] * (BLOCK + FEW), 0)
+    kept = Beginnings(room * one.nbytes)
+    for path in paths:
+        text = [kind for kind in path for _ in range(BLOCK)] + [9] * FEW
+        kept.start(native, text, 0)
+        assert kept.nbytes == sum(block.nbytes for block in kept._held.values()) <= kept.budget
+        assert kept.start(native, text, 0).found == BLOCK * min(room, len(path))
+
+
+@needs_kernels
+@given(st.data(), st.sampled_from([1 << 17, PLENTY]))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_in_company_as_alone(native: NativeRunner, data: st.DataObject, budget: int) -> None:
+    drawn = data.draw(texts(native.spec.vocabulary, LENGTHS))
+    drawn = [text for text in drawn for _ in range(2)]
+    shared, kept = Shared(native, chunk=64), Beginnings(budget)
+    works = [seated(shared, lambda seat, t=text: goes_on(seat, kept.start(seat, t, ROOM))) for text in drawn]
+    for text, found in zip(drawn, side_by_side(works), strict=True):
+        assert same(found, goes_on(native, afresh(native, text)))
+    assert not kept._being_read
+
+
+@needs_kernels
+def test_what_several_want_at_once_is_read_once(native: NativeRunner) -> None:
+    shared, kept, text = Shared(native), Beginnings(), list(range(250))
+    side_by_side([seated(shared, lambda seat: kept.start(seat, text, ROOM)) for _ in range(5)])
+    assert kept.stats() == {"read_tokens": 250 + 4 * 58, "found_tokens": 4 * 192, "kept_bytes": kept.nbytes}
+
+
+@needs_kernels
+def test_who_waits_for_one_that_fails_reads_by_itself(native: NativeRunner) -> None:
+    """Also where the one is cancelled: its seat raises."""
+    shared, kept, text = Shared(native), Beginnings(), list(range(250))
+
+    def fails(seat: Seat) -> None:
+        kept.start(seat, [*text, 10_000], ROOM)
+
+    found = side_by_side([seated(shared, fails if i % 2 else lambda s: kept.start(s, text, ROOM)) for i in range(6)])
+    assert [isinstance(made, Exception) for made in found] == [False, True] * 3
+    assert not kept._being_read and same(goes_on(native, found[0]), goes_on(native, afresh(native, text)))
+
+
+def test_torch_keeps_nothing(tiny_model: LanguageModel) -> None:
+    kept = held_law(tiny_model.runner, [list(range(200)), list(range(250))], PLENTY)
+    assert kept.stats() == {"read_tokens": 450, "found_tokens": 0, "kept_bytes": 0}
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_tables_that_follow_the_length_keep_nothing(native: NativeRunner, name: str) -> None:
+    pairs = (1.0,) * 4
+    stretched = {
+        "dynamic": rule("dynamic", factor=3.0, original=12),
+        "longrope": rule("longrope", short=pairs, long=pairs, original=12, table_factor=1.1),
+    }[name]
+    [first, *others] = native.spec.layers
+    turned = replace(first, attention=replace(first.attention, rope=RopeSpec(scaling=stretched)))
+
+    class Stretched:
+        batch_invariant, caching, spec = True, native.caching, replace(native.spec, layers=(turned, *others))
+
+    assert not reusable(Stretched())  # type: ignore[arg-type]
+
+
+def test_a_text_in_stretches_is_the_text(tiny_model: LanguageModel) -> None:
+    """In caches that hold their rows, too; and a row with windows does not begin with one."""
+    runner = tiny_model.runner
+    whole = runner.prefill(list(range(3 * BLOCK)))
+    links = [whole._replace(length=BLOCK, slots=tuple(tuple(p[:, :, at : at + BLOCK] for p in s) for s in whole.slots))
+             for at in range(0, whole.length, BLOCK)]  # fmt: skip
+    made = joined(links)
+    assert made is not None and made.length == whole.length and made.nbytes == whole.nbytes and joined([]) is None
+    token = torch.tensor([[7]])
+    for one, other in ((made, whole), (made.whole(), whole)):
+        assert torch.equal(
+            runner.forward(token, runner.cache([one], 1)), runner.forward(token, runner.cache([other], 1))
+        )
