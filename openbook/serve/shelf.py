@@ -23,6 +23,7 @@ from openbook.book.manifest import BookFault, read_head
 from openbook.book.store import Book, open_book
 from openbook.book.versions import Ref, resolve
 from openbook.errors import Fault
+from openbook.lm.backends.shared import Seat
 from openbook.lm.cache.prefixes import PrefixStore
 from openbook.lm.model import LanguageModel
 from openbook.mix.reading import memory_budget, passage_cache
@@ -88,8 +89,11 @@ class Shelved:
         self._kept[model.fingerprint] = model, passage_cache(self._live, model, memory, disk)
 
     def kept_for(self, model: LanguageModel) -> PrefixStore | None:
-        """What is kept of this model."""
-        return self._kept[model.fingerprint][1] if model.fingerprint in self._kept else None
+        """What is kept of this model; whose seat is left waits there for no other's reading."""
+        if model.fingerprint not in self._kept:
+            return None
+        store = self._kept[model.fingerprint][1]
+        return store.heeding(model.runner.stay) if isinstance(model.runner, Seat) else store
 
     @contextmanager
     def forgetting(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 from served import ASKED, ENCODER, babbling, client_of, live, service_of
 
 from openbook.book.store import Book, open_book
+from openbook.lm.backends.shared import Seat
 from openbook.serve.service import Service
 
 httpx = pytest.importorskip("httpx")
@@ -127,6 +129,35 @@ def test_who_hangs_up_on_a_whole_answer_frees_its_place_too(service: Service) ->
             raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             until(lambda: gauge(client, "openbook_engine_running") == 1)
         until(lambda: gauge(client, "openbook_engine_running") == 0)
+
+
+def test_who_leaves_while_another_reads_the_same_passage_frees_its_place(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, waiting, go = threading.Event(), threading.Event(), threading.Event()
+    read, stay = Seat.prefill, Seat.stay
+
+    def slowly(seat: Seat, text: Any) -> Any:
+        reading.set()
+        go.wait(60)
+        return read(seat, text)
+
+    def patiently(seat: Seat) -> None:
+        if reading.is_set():
+            waiting.set()
+        stay(seat)
+
+    monkeypatch.setattr(Seat, "prefill", slowly)
+    monkeypatch.setattr(Seat, "stay", patiently)
+    with live(service) as address, httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/chat/completions", json=ASKED)
+        reading.wait(60)
+        with client.stream("POST", "/v1/chat/completions", json={**ASKED, "stream": True}):
+            waiting.wait(60)
+            assert gauge(client, "openbook_engine_running") == 2
+        until(lambda: gauge(client, "openbook_engine_running") == 1)  # the other still reads
+        go.set()
+        assert first.result().status_code == 200
 
 
 def test_an_answer_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

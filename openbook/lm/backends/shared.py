@@ -210,6 +210,11 @@ class Seat:
             self._left = True
             self._shared.stand_up(self)
 
+    def stay(self) -> None:
+        """Raise `Left` if this seat was left: for its thread, where it waits for something else than a forward."""
+        if self._left:
+            raise Left("this seat was left")
+
     def alone(self) -> AbstractContextManager[None]:
         return self._shared.runner.alone()
 
@@ -267,7 +272,6 @@ class Seat:
         return self._ask(Wish(self, call=call))
 
     def _ask(self, wish: Wish) -> Any:
-        if self._left:
-            raise Left("this seat was left")
+        self.stay()
         self.wish, self._rows = wish, wish.rows
         return self._shared.ask(wish)
