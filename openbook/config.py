@@ -53,6 +53,7 @@ class Config(BaseSettings):
     kv_codec: Literal["raw", "int8", "int4"] = "raw"
     kv_memory: ByteSize | None = None
     kv_disk: ByteSize | None = None
+    chat_memory: ByteSize | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     persistence: Share | None = None
     passages: Annotated[int, Field(ge=1, le=64)] | None = None

@@ -116,6 +116,7 @@ def _service(config: Config, models: list[str], folders: list[Path], docs: Path 
     if docs is not None:
         folders = [open_for(config, docs)[0].path, *folders]
     from openbook.book.store import open_book
+    from openbook.lm.cache.beginnings import BUDGET, Beginnings
     from openbook.serve.engine import Engine
     from openbook.serve.service import Limits, Loaded, Service
     from openbook.serve.shelf import Shelf, Shelved, names_of
@@ -132,8 +133,9 @@ def _service(config: Config, models: list[str], folders: list[Path], docs: Path 
     shelf = Shelf(books)
     shelf.keep_for(language_models, config.kv_memory, config.kv_disk)
     how = config.model_dump(mode="json")
+    chats = (BUDGET if config.chat_memory is None else config.chat_memory) // len(models)
     loaded = [
-        Loaded(Engine(language_model, rows=config.rows, queue=config.queue), how | {"model": name})
+        Loaded(Engine(language_model, rows=config.rows, queue=config.queue), how | {"model": name}, Beginnings(chats))
         for name, language_model in zip(models, language_models, strict=True)
     ]
     limits = Limits(upload_bytes=int(config.upload_limit), seconds=config.time_limit)

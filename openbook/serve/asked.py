@@ -17,6 +17,7 @@ from openbook.answer.summarize import summarize_with
 from openbook.book.manifest import BookFault
 from openbook.book.store import Book
 from openbook.book.versions import gone
+from openbook.lm.cache.beginnings import Beginnings
 from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.model import LanguageModel
 from openbook.mix.diverse import SPARE
@@ -44,7 +45,9 @@ class Begun(Aside):
 @dataclass
 class Asked:
     """One question on its way into the engine. `told` says what it waits for, while it waits; `read` counts the
-    tokens of its messages and `route` says how it is answered, once it is at work."""
+    tokens of its messages and `route` says how it is answered, once it is at work.
+
+    A chat with the model alone does not read again what `beginnings` has of it: `cached` tokens of those `read`."""
 
     question: str
     messages: Sequence[Message]
@@ -56,6 +59,8 @@ class Asked:
     route: Route | None = None
     told: str = ""
     read: int = 0
+    cached: int = 0
+    beginnings: Beginnings | None = None
     reading: list[Reading] = field(default_factory=list)
 
     @property
@@ -85,8 +90,7 @@ class Asked:
     def _work(self, model: LanguageModel) -> Generator[Token | Begun, None, Answer | Told]:
         self.read = sum(len(ids) for ids in model.tokenizer.encode_batch([m.text for m in self.messages]))
         if self.book is None or self.shelved is None:
-            said = [{"role": _role(m), "content": m.text} for m in self.messages]
-            return (yield from tokens_of_chat(model, said, self.settings))
+            return (yield from self._chat(model))
         kept = self.shelved.kept_for(model)
         reader = Reader(self.book, model, self.shelved.encoder, self.settings, kept, self._tell)
         if self.way is not None:
@@ -102,6 +106,13 @@ class Asked:
         if self.route is not None and self.route.way == "global":
             return Told(summarize_with(reader, self.question, told=self._tell).to_dict())
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))
+
+    def _chat(self, model: LanguageModel) -> Generator[Token, None, Answer]:
+        """The model alone. All that it reads is the client's prompt: so that is counted, and what of it was kept."""
+        said = [{"role": _role(m), "content": m.text} for m in self.messages]
+        answer = yield from tokens_of_chat(model, said, self.settings, self.beginnings)
+        self.read, self.cached = (int(answer.timings[name]) for name in ("prompt_tokens", "cached_tokens"))
+        return answer
 
     def _announced(self, tokens: Generator[Token, None, Answer]) -> Generator[Token | Begun, None, Answer]:
         """The tokens with what is known first in front of them."""

@@ -17,7 +17,7 @@ from openbook.answer.answer import Answer, Token, source_dict, token_dict
 from openbook.serve.asked import Asked, Begun, asked_of
 from openbook.serve.citing import citations
 from openbook.serve.errors import refusal
-from openbook.serve.replies import Choice, Completion, Likely, Logprob, Logprobs, Said, Usage
+from openbook.serve.replies import Choice, Completion, Likely, Logprob, Logprobs, PromptDetails, Said, Usage
 from openbook.serve.schemas import ChatRequest
 from openbook.serve.service import Served, Service
 from openbook.serve.sse import comment, event_of
@@ -188,7 +188,8 @@ def _finish(answer: Answer | Told) -> Any:
 def _usage(askings: Sequence[Asked], found: Sequence[Answer | Told]) -> Usage:
     read = max(asked.read for asked in askings)
     written = sum(len(each.tokens) for answer in found for each in (answer, *answer.others))
-    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+    kept = PromptDetails(cached_tokens=min(asked.cached for asked in askings))  # the prompt is counted once
+    return Usage(prompt_tokens=read, prompt_tokens_details=kept, completion_tokens=written, total_tokens=read + written)
 
 
 def _waiting(askings: Sequence[Asked], runs: Sequence[Any]) -> str:

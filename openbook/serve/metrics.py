@@ -30,12 +30,19 @@ def _http(counts: Counts) -> Iterator[str]:
     yield f"openbook_answers_unkept_total {counts.unkept}"
 
 
-GAUGES = {"waiting": "Questions in the queue.", "running": "Questions at work.", "rows": "Branches at work."}
+GAUGES = {
+    "waiting": "Questions in the queue.",
+    "running": "Questions at work.",
+    "rows": "Branches at work.",
+    "kept_bytes": "Keys and values of what chats begin with.",
+}
 COUNTERS = {
     "requests": "Questions let in or queued.",
     "refused": "Questions refused because the queue was full.",
     "tokens": "Tokens written.",
     "steps": "Forwards of the model.",
+    "read_tokens": "Tokens of chats' prompts that were read.",
+    "found_tokens": "Tokens of chats' prompts that were kept from others.",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from openbook import __version__
@@ -32,17 +32,19 @@ async def get_model(model: str, service: Served) -> ModelCard:
     raise Refused(404, f"there is no model {model!r}", code="model_not_found")
 
 
-@router.get("/health")
-async def health() -> Health:
-    """Whether it answers."""
-    return Health(status="ok", version=__version__)
+@router.get("/health", responses={503: {"model": Health, "description": "It is closing: requests at work are ended"}})
+async def health(request: Request, response: Response) -> Health:
+    """Whether it answers; who asks for the sake of others sends them elsewhere after a 503."""
+    closing = request.app.state.door.closing
+    response.status_code = 503 if closing else 200
+    return Health(status="closing" if closing else "ok", version=__version__)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(service: Served) -> PlainTextResponse:
     """Counts in Prometheus' text format."""
     books = await asyncio.to_thread(lambda: {b.name: (b.at().version, b.at().count) for b in service.shelf})
-    text = exposition(service.counts, {model.name: model.engine.stats() for model in service.models}, books)
+    text = exposition(service.counts, {model.name: model.stats() for model in service.models}, books)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

@@ -73,9 +73,16 @@ class Choice(BaseModel):
     openbook: dict[str, Any] | None = None
 
 
+class PromptDetails(BaseModel):
+    """Of the prompt's tokens, how many were kept from another chat and not read again."""
+
+    cached_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens of the messages, and written ones; passages are not counted."""
 
+    prompt_tokens_details: PromptDetails
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int

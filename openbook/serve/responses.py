@@ -165,7 +165,7 @@ class Reply:
         written = len(answer.tokens)
         usage = {
             "input_tokens": self.asked.read,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self.asked.cached, "cache_write_tokens": 0},
             "output_tokens": written,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self.asked.read + written,

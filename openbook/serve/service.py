@@ -16,6 +16,7 @@ from openbook.answer.answer import Answer
 from openbook.answer.history import keep
 from openbook.answer.replay import run_of
 from openbook.errors import Fault
+from openbook.lm.cache.beginnings import Beginnings
 from openbook.lm.model import LanguageModel
 from openbook.mix.settings import Settings
 from openbook.serve.asked import Asked
@@ -39,15 +40,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that answers, at work in its engine; `how` is what it was loaded by."""
+    """A model that answers, at work in its engine; `how` is what it was loaded by, `beginnings` what chats with it
+    begin with."""
 
     engine: Engine
     how: Mapping[str, Any] = field(default_factory=dict)
+    beginnings: Beginnings = field(default_factory=Beginnings)
 
     @property
     def name(self) -> str:
         """As /v1/models has it."""
         return self.engine.model.name
+
+    def stats(self) -> dict[str, Any]:
+        """What is counted of it: its engine's, and of chats the tokens read and the tokens found."""
+        return {**self.engine.stats(), **self.beginnings.stats()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +103,9 @@ class Service:
 
     def start(self, asked: Asked) -> Run:
         """Put a question into its model's engine; `Busy` where the queue is full."""
-        return self.loaded(asked.model).engine.start(asked.work, rows=asked.rows)
+        loaded = self.loaded(asked.model)
+        asked.beginnings = loaded.beginnings
+        return loaded.engine.start(asked.work, rows=asked.rows)
 
     async def compute(self, request: Request, work: Callable[[LanguageModel], T], rows: int) -> T:
         """What a function does with the model, in the engine as any question."""

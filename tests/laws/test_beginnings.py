@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_specs import needs_kernels
 from test_native_exact import Made, models, run
-from test_shared import seated, side_by_side
+from test_shared import Held, seated, side_by_side
 
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.runner import CHUNK, FEW, Runner
-from openbook.lm.backends.shared import Seat, Shared
+from openbook.lm.backends.shared import Left, Seat, Shared
 from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, reusable
 from openbook.lm.cache.make import CacheSpec
 from openbook.lm.cache.prefixes import joined
@@ -234,3 +235,31 @@ def test_a_text_in_stretches_is_the_text(tiny_model: LanguageModel) -> None:
         assert torch.equal(
             runner.forward(token, runner.cache([one], 1)), runner.forward(token, runner.cache([other], 1))
         )
+
+
+@needs_kernels
+def test_who_waits_for_another_can_be_called_away(native: NativeRunner) -> None:
+    held, text = Held(native), list(range(250))
+    shared, kept = Shared(held), Beginnings()  # type: ignore[arg-type]
+    reads, waits = shared.seat(), shared.seat()
+    first = Thread(target=lambda: kept.start(reads, text, ROOM))
+    first.start()
+    held.begun.wait()
+    raised: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            kept.start(waits, text, ROOM)
+        except Left as error:
+            raised.append(error)
+
+    gone = Thread(target=second)
+    gone.start()
+    waits.leave()
+    gone.join()
+    assert raised and not held.go.is_set()
+    held.go.set()
+    first.join()
+    assert kept.stats()["read_tokens"] == len(text)
+    for seat in (reads, waits):
+        seat.__exit__()

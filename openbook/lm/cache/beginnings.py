@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Condition
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from openbook.lm.backends.runner import CHUNK, FEW, Runner
 from openbook.lm.cache.layout import Cache
 from openbook.lm.cache.plan import plan
-from openbook.lm.cache.prefixes import Prefix, joined
+from openbook.lm.cache.prefixes import STAY_SECONDS, Prefix, joined
 
 BLOCK = 64
 """Tokens that are kept together. It divides `CHUNK`, so texts are cut there whatever is kept."""
@@ -81,7 +81,8 @@ class Beginnings:
 
     def _start(self, runner: Runner, tokens: Sequence[int], room: int) -> Started:
         names = _names(tokens)
-        links, claimed = self._claim(names, _most(len(tokens)) // BLOCK)
+        stay = getattr(runner, "stay", lambda: None)  # a seat's: raises where nobody wants this text any more
+        links, claimed = self._claim(names, _most(len(tokens)) // BLOCK, stay)
         try:
             found = len(links) * BLOCK
             cache = runner.cache([joined(links)], len(tokens) - found + room)
@@ -102,14 +103,15 @@ class Beginnings:
         self._keep(names, start, cache, found)
         return scores_1V
 
-    def _claim(self, names: Sequence[bytes], most: int) -> tuple[list[Prefix], set[bytes]]:
+    def _claim(self, names: Sequence[bytes], most: int, stay: Callable[[], None]) -> tuple[list[Prefix], set[bytes]]:
         """A text's blocks that are kept, at most `most`, and the names of those that this thread is now to read."""
         with self._changed:
             while True:
                 kept = next((i for i, name in enumerate(names[:most]) if name not in self._held), most)
                 if kept == most or names[kept] not in self._being_read:
                     break
-                self._changed.wait()
+                self._changed.wait(STAY_SECONDS)
+                stay()
             self._touch(names[:kept])
             claimed = {name for name in names[kept:] if name not in self._held} - self._being_read
             self._being_read |= claimed
