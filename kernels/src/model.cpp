@@ -34,7 +34,7 @@ Engine::~Engine() = default;
 void Engine::forward(const std::vector<Part>& parts, Store store) {
   Step step(*model_, *team_, kernels_, *work_, *this, parts, store);
   if (step.tokens() == 0) return;
-  team_->run([&](int member) { step.run(member); }, true);
+  team_->run([&](int member) { step.run(member); });
 }
 
 std::pair<size_t, double> Engine::read_weights() {
@@ -88,15 +88,17 @@ void Engine::commit(const std::vector<Part>& parts) {
   std::vector<std::pair<size_t, size_t>> work;
   for (size_t part = 0; part < parts.size(); part++)
     for (size_t s = 0; parts[part].slots && s < parts[part].slots->size(); s++) work.emplace_back(part, s);
-  if (w.grid.size() < 4) {  // not worth waking anybody; but its lines lie far apart, so all are sent for first
+  if (w.grid.size() < 4) {  // their lines lie far apart: all are sent for first
     for (auto [part, s] : work)
       all(part, s, [](uint8_t* to, const uint8_t*, size_t bytes) {
         for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(to + i, 1);
       });
+  }
+  if (w.grid.size() < 64) {  // waking the others would take longer
     for (auto [part, s] : work) one(part, s);
     return;
   }
-  team_->run([&](int) { team_->each((int)work.size(), [&](int i) { one(work[(size_t)i].first, work[(size_t)i].second); }); });
+  team_->share((int)work.size(), [&](int i) { one(work[(size_t)i].first, work[(size_t)i].second); });
 }
 
 Step::Step(const Model& model, Team& team, const Kernels& k, Engine::Work& w, const Engine& tables,

@@ -114,6 +114,12 @@ int64_t ready(const Engine& engine, uintptr_t tokens, uintptr_t positions, bool 
   return top;
 }
 
+// Each `f(i)` once, of work on so many numbers: by the team where waking it costs less than it saves.
+void spread(Team& team, int64_t numbers, int count, const std::function<void(int)>& f) {
+  if (numbers >= (1 << 20)) return team.share(count, f);
+  for (int i = 0; i < count; i++) f(i);
+}
+
 // The largest score of each row, and log Σ exp(score − largest).
 std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Team& team, const float* scores,
                                                             int64_t rows, int64_t count, int64_t stride) {
@@ -122,11 +128,9 @@ std::pair<std::vector<float>, std::vector<double>> log_sums(const Kernels& k, Te
   std::vector<float> top((size_t)(rows * pieces));
   std::vector<double> total((size_t)(rows * pieces)), all((size_t)rows);
   std::vector<float> peaks((size_t)rows);
-  team.run([&](int) {
-    team.each((int)rows * pieces, [&](int i) {
-      int64_t row = i / pieces, from = i % pieces * kPiece;
-      k.log_sum(scores + row * stride + from, std::min(kPiece, count - from), &top[(size_t)i], &total[(size_t)i]);
-    });
+  spread(team, rows * count, (int)rows * pieces, [&](int i) {
+    int64_t row = i / pieces, from = i % pieces * kPiece;
+    k.log_sum(scores + row * stride + from, std::min(kPiece, count - from), &top[(size_t)i], &total[(size_t)i]);
   });
   for (int64_t r = 0; r < rows; r++) {  // pieces in order, so that the sum does not depend on who did which
     float peak = -INFINITY;
@@ -156,10 +160,8 @@ std::vector<double> mix(Team& team, const std::string& isa, uintptr_t scores, in
     z[(size_t)r] += peaks[(size_t)r];
   }
   constexpr int64_t kPiece = 1 << 12;
-  team.run([&](int) {
-    team.each((int)((count + kPiece - 1) / kPiece), [&](int i) {
-      k.mix(at.data(), peaks.data(), shift.data(), (int)rows, i * kPiece, std::min(count, (i + 1) * kPiece), pointer<float>(out));
-    });
+  spread(team, rows * count, (int)((count + kPiece - 1) / kPiece), [&](int i) {
+    k.mix(at.data(), peaks.data(), shift.data(), (int)rows, i * kPiece, std::min(count, (i + 1) * kPiece), pointer<float>(out));
   });
   return z;
 }

@@ -93,16 +93,31 @@ void Team::choose(int64_t began) {
   active_ = began < alone_until_ ? 1 : threads();
 }
 
-void Team::run(const std::function<void(int)>& work, bool judged) {
+void Team::run(const std::function<void(int)>& work) {
   std::lock_guard<std::mutex> mine(turn_);
-  int64_t began = now(), asleep = stalled_;
+  int64_t began = now();
   choose(began);
+  go(work);
+  if (active_ > 1) together_ += now() - began;
+}
+
+void Team::share(int count, const std::function<void(int)>& f) {
+  std::unique_lock<std::mutex> mine(turn_, std::try_to_lock);
+  if (mine) active_ = now() < alone_until_ ? 1 : threads();
+  if (!mine || active_ == 1) {
+    for (int i = 0; i < count; i++) f(i);
+    return;
+  }
+  int64_t asleep = stalled_;
+  go([&](int) { each(count, f); });
+  stalled_ = asleep;
+}
+
+void Team::go(const std::function<void(int)>& work) {
   if (active_ == 1) return work(0);
   work_ = &work;
   job_.fetch_add(1, std::memory_order_release);
   job_.notify_all();
   work(0);
   wait();
-  if (judged) together_ += now() - began;
-  else stalled_ = asleep;
 }

@@ -15,10 +15,14 @@ class Team {
   Team(const Team&) = delete;
 
   // Runs `work(thread)` once on every member, the caller among them, and returns when all are done. One caller at a
-  // time; others wait. Where `judged` runs found members waiting long for each other (another program has taken a core)
-  // the next runs are smaller, until a larger one pays again. What is over in a moment is mostly the waking of members,
-  // and tells nothing of what longer work may gain.
-  void run(const std::function<void(int)>& work, bool judged = false);
+  // time; others wait. Where runs found members waiting long for each other (another program has taken a core) the next
+  // ones are smaller, until a larger one pays again.
+  void run(const std::function<void(int)>& work);
+
+  // Each `f(i)`, i < count, once, of something that is over in a moment: by all members where nobody else has them now,
+  // else by the caller alone, who would wait for longer than it takes. What it took tells nothing of what longer work
+  // may gain: most of it is the waking of members.
+  void share(int count, const std::function<void(int)>& f);
 
   int threads() const { return (int)workers_.size() + 1; }
   int active() const { return active_; }  // within a run
@@ -34,6 +38,7 @@ class Team {
   }
 
  private:
+  void go(const std::function<void(int)>& work);
   void wait();  // until all members have come here
   void serve(int member);
   void choose(int64_t began);  // how many members the run that begins now has

@@ -8,9 +8,9 @@ seats one collector goes round:
    one chunk and no more, and who has just come reads along with who was there before: nobody waits for a batch to end.
 2. It runs all of that as one forward (`Runner.together`): the weights are read once, and where `batch_invariant`, no
    number of one text depends on the others.
-3. It hands each its result, and waits for it to come back with its next request before it hands the next one its own:
-   threads that think one after the other do not fight for Python's lock. Who thinks for longer than `patience` is not
-   waited for; it joins the forward after.
+3. It hands the first its result; who comes back with its next request wakes the next: threads that think one after the
+   other do not fight for Python's lock, and one waking a turn is all that it takes. Who thinks for longer than
+   `patience` is not waited for; it joins the forward after.
 
 A runner whose numbers depend on the batch, or which keeps something of its own (torch's), is asked for one thing after
 the other, so an answer is the same in company as alone there too.
@@ -19,11 +19,11 @@ the other, so an answer is the same in company as alone there too.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Shared:
         self._seats = 0
         self._collector: threading.Thread | None = None
         self._arrivals: SimpleQueue[Wish | Seat | None] = SimpleQueue()
+        self._done: deque[Wish] = deque()  # fulfilled, and not handed back yet
 
     def seat(self) -> Seat:
         """A seat for one thread, which must leave it in the end (`with`)."""
@@ -75,6 +76,7 @@ class Shared:
     def ask(self, wish: Wish) -> Any:
         """Have a wish fulfilled; called by its seat's thread, which waits."""
         self._arrivals.put(wish)
+        self._hand_back()  # it is the next one's turn to think
         wish.ready.acquire()  # until the collector gives it back
         made, error = wish.made, wish.error
         wish.made = wish.error = wish.part = wish.call = None  # nothing of it is kept here
@@ -155,9 +157,8 @@ class Shared:
                     wish.error = made
                 else:
                     wish.made = made
-        for wish in wishes:
-            wish.ready.release()
-            self._await(wish.seat, waiting)
+        self._done.extend(wishes)
+        self._await({wish.seat for wish in wishes}, waiting)
 
     def _together(self, wishes: Sequence[Wish]) -> Sequence[Tensor | Exception]:
         parts = [wish.part for wish in wishes if wish.part is not None]
@@ -166,15 +167,27 @@ class Shared:
         except Exception as error:  # nobody is to wait for ever
             return [error] * len(parts)
 
-    def _await(self, seat: Seat, waiting: list[Wish]) -> None:
-        """Let a thread think, until it asks again or leaves, and no longer than `patience`."""
-        until = monotonic() + self.patience
-        while (left := until - monotonic()) > 0:
+    def _hand_back(self) -> bool:
+        """Wake the next thread whose wish is done; False if there is none."""
+        try:
+            self._done.popleft().ready.release()
+        except IndexError:
+            return False
+        return True
+
+    def _await(self, seats: set[Seat], waiting: list[Wish]) -> None:
+        """Let threads think, until each has asked again or left; no longer than `patience` after the one before."""
+        self._hand_back()
+        while seats or self._done:
             try:
-                if self._heard(self._arrivals.get(timeout=left), waiting) is seat:
-                    return
+                arrival = self._arrivals.get(timeout=self.patience)
             except Empty:
-                return
+                if not self._hand_back():
+                    return
+                continue
+            if arrival is not None and not isinstance(arrival, Wish):  # who leaves wakes nobody
+                self._hand_back()
+            seats.discard(self._heard(arrival, waiting))  # type: ignore[arg-type]
 
 
 class Seat:
