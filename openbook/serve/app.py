@@ -14,7 +14,7 @@ from fastapi.telemetry import TelemetryConfig
 from openbook import __version__
 from openbook.serve import adding, asking, books, chat, documents, embeddings, models, page, past, responses
 from openbook.serve.errors import ErrorBody, install
-from openbook.serve.security import IDLE_SECONDS, Guard
+from openbook.serve.security import IDLE_SECONDS, Door, Guard
 from openbook.serve.service import Service
 
 # FastAPI can send spans, counts and what went wrong, messages and all, to wherever the environment says.
@@ -47,7 +47,7 @@ def _errors_are_json(schema: dict[str, Any]) -> None:
     for methods in schema["paths"].values():
         for operation in methods.values():
             for status, response in operation["responses"].items():
-                if status.startswith(("4", "5")):
+                if status.startswith(("4", "5")) and "application/json" not in response.get("content", {}):
                     response["content"] = body
 
 
@@ -80,6 +80,7 @@ def create_app(
         responses={status: {"model": ErrorBody, "description": told} for status, told in STATUSES.items()},
     )
     app.state.service = service
+    app.state.door = door = Door()
     app.state.room = adding.Room(adding.AT_ONCE * service.limits.upload_bytes)
     install(app)
     for group in (chat, responses, embeddings, models, books, documents, asking, past):
@@ -87,4 +88,4 @@ def create_app(
     app.include_router(adding.router, max_body_size=service.limits.upload_bytes)
     app.include_router(page.router(page.read_all()))
     _errors_are_json(app.openapi())
-    return Guard(app, counts=service.counts, key=key, names=names, idle=idle)
+    return Guard(app, counts=service.counts, key=key, names=names, idle=idle, door=door)

@@ -42,15 +42,11 @@ LAST = 10.0
 
 
 class Busy(Fault):
-    """As many requests wait as may wait; or the engine is closing (`draining`). Over HTTP: 429, or 503."""
-
-    def __init__(self, message: str, *, draining: bool = False) -> None:
-        super().__init__(message)
-        self.draining = draining
+    """As many requests wait as may wait. Over HTTP: 429."""
 
 
 class Cancelled(Exception):
-    """What `Run.answer` raises after `Run.cancel`."""
+    """What `Run.answer` raises after `Run.cancel`, and `Engine.start` after `Engine.drain`. Over HTTP: 503."""
 
 
 class Run:
@@ -178,11 +174,11 @@ class Engine:
         """Let a request in, now or when its turn comes.
 
         `rows`: the branches that write it; while a question is read under all that was found, there are more of them.
-        Raises `Busy` where the queue is full, and after `drain`.
+        Raises `Busy` where the queue is full, `Cancelled` after `drain`.
         """
         with self._lock:
             if self._draining:
-                raise Busy("the server is closing; ask another, or later", draining=True)
+                raise Cancelled("the engine is closing")
             if len(self._waiting) >= self.queue and not self._fits(rows):
                 self.meter.refused += 1
                 raise Busy(f"{len(self._waiting)} requests wait already; ask again in a moment")

@@ -22,6 +22,7 @@ from openbook.serve.engine import Busy, Cancelled
 
 log = logging.getLogger("openbook.serve")
 LATER = {"Retry-After": "2"}
+CLOSING = "the server is closing; ask again later"
 TOO_LARGE = "the body is larger than this server takes; send it in parts"
 NO_RETRY = {"X-Should-Retry": "false"}
 """OpenAI's clients ask twice more after a 408, 409, 429 or 5xx, unless they are told that it would end the same."""
@@ -81,11 +82,9 @@ def refusal(error: BaseException) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, Busy):
-        if error.draining:
-            return Refused(503, str(error), code="server_is_closing", headers=LATER)
         return Refused(429, str(error), code="rate_limit_exceeded", headers=LATER)
     if isinstance(error, Cancelled):
-        return Refused(503, "the server is closing; ask again later", code="server_is_closing", headers=LATER)
+        return Refused(503, CLOSING, code="server_is_closing", headers=LATER)
     if isinstance(error, Fault):
         return Refused(400, str(error))
     if isinstance(error, TimeoutError):

@@ -12,18 +12,21 @@ import ipaddress
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openbook.errors import Fault
-from openbook.serve.errors import Refused
+from openbook.serve.errors import CLOSING, LATER, Refused
 from openbook.serve.exchange import Exchange
 from openbook.serve.metrics import Counts
 
 log = logging.getLogger("openbook.serve")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+STILL_TOLD = frozenset({"/health", "/metrics"})
+"""What is answered while the server closes."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LEAST_KEY = 16
 IDLE_SECONDS = 30.0
@@ -63,8 +66,18 @@ def check_bind(host: str, key: str | None) -> None:
         )
 
 
+@dataclass
+class Door:
+    """Whether requests are still let in."""
+
+    closing: bool = False
+
+
 class Guard:
-    """ASGI middleware around the whole app: refuses, counts, adds headers, and has the last word on errors."""
+    """ASGI middleware around the whole app: refuses, counts, adds headers, and has the last word on errors.
+
+    Behind a `door` that closes nobody is let in any more.
+    """
 
     def __init__(
         self,
@@ -74,8 +87,10 @@ class Guard:
         key: str | None = None,
         names: Iterable[str] = (),
         idle: float = IDLE_SECONDS,
+        door: Door | None = None,
     ) -> None:
         self.app, self._counts, self._idle = app, counts, idle
+        self.door = door or Door()
         self._key = None if key is None else key.encode()
         self._names = LOOPBACK | {name.lower() for name in names}
 
@@ -114,6 +129,8 @@ class Guard:
             raise Refused(403, "a page of another site may not use this server", code="cross_site")
         if inside and self._key is not None:
             self._check_key(headers)
+        if self.door.closing and path not in STILL_TOLD:
+            raise Refused(503, CLOSING, code="server_is_closing", headers=LATER | {"Connection": "close"})
 
     def _host(self, headers: Headers) -> str:
         given = headers.getlist("host")

@@ -177,8 +177,7 @@ def test_draining_finishes_what_runs_and_lets_nobody_in(tiny_model: LanguageMode
         assert await short.answer() == alone(tiny_model, writing(TEXTS[0], 3))
         with pytest.raises(Cancelled):
             await stuck.answer()
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(Cancelled):
             engine.start(endless(closed))
-        assert refused.value.draining
 
     asyncio.run(drained())

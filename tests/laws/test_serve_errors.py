@@ -118,7 +118,6 @@ def test_every_error_has_openais_form(status: int, code: str | None) -> None:
     ("error", "status", "again"),
     [
         (Busy("full"), 429, True),
-        (Busy("closing", draining=True), 503, True),
         (Cancelled("closing"), 503, True),
         (TimeoutError(), 408, False),
         (Fault("wrong"), 400, None),
