@@ -11,9 +11,9 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from openbook.book.manifest import path_of, sync
 from openbook.errors import Fault
@@ -22,6 +22,10 @@ from openbook.home import home
 KEPT = 1_000
 LONGEST = 1 << 26
 """Bytes of an answer's file that are read: many times what the longest answer from the most passages takes."""
+HEAD, LONGEST_HEAD = 1 << 15, 1 << 23
+"""Bytes of an answer's file that are looked at for its headline: of most, of all."""
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_HEAD = re.compile(rb'\{"question": (%b), "answer": (%b), "abstained": (true|false), ' % (_STRING, _STRING))
 _NAME = re.compile("[0-9]{6}|[1-9][0-9]{6,11}")
 HOW = "ask something first: openbook ask QUESTION"
 
@@ -62,15 +66,43 @@ def recall(book: Path, number: int | None = None) -> dict[str, Any]:
     if chosen not in kept:
         there = f"answers {kept[0]} to {kept[-1]}" if len(kept) > 1 else f"answer {kept[0]}"
         raise Fault(f"there is no answer {chosen} in {book}; kept there: {there}")
-    path = file_of(book, chosen)
+    return _read(book, chosen)
+
+
+class Headline(NamedTuple):
+    """What an answer's file begins with."""
+
+    question: str
+    answer: str
+    abstained: bool
+
+
+def headline(book: Path, number: int) -> Headline:
+    """The beginning of an answer kept with a book, however long its evidence; `Fault` where there is none, as `recall`.
+
+    Only a file that does not begin as `keep` writes it is read whole."""
+    with suppress(ValueError, FileNotFoundError), file_of(book, number).open("rb") as file:  # told with its name below
+        head = file.read(HEAD)
+        found = _HEAD.match(head) or _HEAD.match(head + file.read(LONGEST_HEAD - HEAD))
+        if found is not None:
+            question, answer, abstained = (json.loads(part.decode("utf-8")) for part in found.groups())
+            return Headline(question, answer, abstained)
+    whole = _read(book, number)
+    return Headline(str(whole.get("question", "")), str(whole.get("answer", "")), bool(whole.get("abstained")))
+
+
+def _read(book: Path, number: int) -> dict[str, Any]:
+    path = file_of(book, number)
     try:
         with path.open("rb") as file:
             data = file.read(LONGEST + 1)
         answer = json.loads(data.decode("utf-8")) if len(data) <= LONGEST else None
+    except FileNotFoundError as error:
+        raise Fault(f"there is no answer {number} in {book}") from error
     except (ValueError, RecursionError) as error:
         raise Fault(f"{path} is damaged; delete it and ask again") from error
     if isinstance(answer, dict) and "forgotten" in answer:
-        raise Fault(f"answer {chosen} was forgotten with a document it was based on; ask again")
+        raise Fault(f"answer {number} was forgotten with a document it was based on; ask again")
     if not isinstance(answer, dict) or "tokens" not in answer:
         raise Fault(f"{path} is not an answer; delete it and ask again")
     return answer

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
-from openbook.answer.history import file_of, numbers, recall
+from openbook.answer.history import file_of, headline, numbers, recall
 from openbook.errors import Fault
 from openbook.serve.bodies import AnswerList, AnswerRow, Facts
 from openbook.serve.errors import Refused
@@ -21,8 +21,8 @@ from openbook.serve.shelf import Shelved
 router = APIRouter(tags=["history"])
 InBook = Annotated[str | None, Query(max_length=200, description="A book's name; else the first.")]
 Number = Annotated[int, InPath(ge=1, lt=10**12, description="Its number in the history of its book.")]
-SHORT = 300
-"""Characters of an answer that the list shows."""
+SHORT, LONGEST = 300, 4_000
+"""Characters that the list shows: of an answer, of a question."""
 
 
 @router.get("/v1/answers")
@@ -45,16 +45,16 @@ def _rows(shelves: list[Shelved], limit: int) -> list[AnswerRow]:
     rows = []
     for when, number, shelved in heapq.nlargest(limit, found, key=lambda each: (each[0], each[1])):
         try:
-            answer = recall(shelved.path, number)
+            told = headline(shelved.path, number)
         except Fault:
             continue
         rows.append(
             AnswerRow(
                 id=number,
                 book=shelved.name,
-                question=str(answer.get("question", "")),
-                answer=str(answer.get("answer", ""))[:SHORT],
-                abstained=bool(answer.get("abstained")),
+                question=told.question[:LONGEST],
+                answer=told.answer[:SHORT],
+                abstained=told.abstained,
                 when=datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds"),
             )
         )

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openbook.answer import history
-from openbook.answer.history import keep, last_book, numbers, recall
+from openbook.answer.history import Headline, file_of, headline, keep, last_book, numbers, recall
 from openbook.cli.answers import keep_answer
 from openbook.errors import Fault
 
@@ -106,3 +108,42 @@ def test_a_damaged_answer_is_a_fault(book: Path, content: str) -> None:
     (book / "answers" / "000001.json").write_text(content)
     with pytest.raises(Fault, match=r"000001\.json is .*; delete it"):
         recall(book)
+
+
+TEXT = st.text(st.characters(exclude_categories=[])) | st.lists(st.sampled_from(['"', "\\", "\n", "é", "a"])).map(
+    "".join
+)
+
+
+@given(st.dictionaries(st.sampled_from(["question", "answer", "abstained", "reason", "x"]), TEXT | st.booleans()), TEXT)
+def test_a_headline_says_what_the_whole_answer_says(
+    tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any], text: str
+) -> None:
+    """Whatever is in the answer, in whatever order, with whatever left out."""
+    folder = tmp_path_factory.mktemp("book")
+    (folder / "answers").mkdir()
+    ordinary = {"question": text, "answer": text[::-1], "abstained": len(text) % 2 == 0, "tokens": [{"text": text}]}
+    for number, kept in enumerate([ordinary, {**facts, "tokens": []}, ordinary | facts], 1):
+        history._write(
+            file_of(folder, number), json.dumps(kept, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        )
+        whole = recall(folder, number)
+        said = Headline(str(whole.get("question", "")), str(whole.get("answer", "")), bool(whole.get("abstained")))
+        assert headline(folder, number) == said
+
+
+@pytest.mark.parametrize("long", [10, 100_000])
+def test_a_headline_costs_no_look_at_the_evidence(book: Path, monkeypatch: pytest.MonkeyPatch, long: int) -> None:
+    tokens = [{"text": "token", "responsibility": {"p1": 0.5}}] * 1_000
+    keep(book, {"question": "q" * long, "answer": "yes", "abstained": False, "tokens": tokens})
+    monkeypatch.setattr(history, "_read", lambda *given: pytest.fail("it was read whole"))
+    assert headline(book, 1) == Headline("q" * long, "yes", False)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"forgotten": "2026-11-22"}', '{"question": "q", "answer": "a"}'])
+def test_what_is_no_answer_has_no_headline(book: Path, content: str) -> None:
+    keep(book, answer())
+    (book / "answers" / "000001.json").write_text(content)
+    for number in (1, 2):
+        with pytest.raises(Fault):
+            headline(book, number)
