@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from live_server import QUESTION, Server, book_of, needs_models, openai_client, serving
 
@@ -93,6 +95,19 @@ def test_openai_the_model_alone(client: Any) -> None:
     made = ask(client, model=names[-1], question="Say hello.", max_tokens=16)
     assert made.choices[0].message.content and [s["kind"] for s in made.openbook["sources"]] == ["closed_book"]
     assert client.models.retrieve(names[0]).openbook["book"] == "notes"
+
+
+def test_openai_the_model_alone_is_told_what_was_kept(client: Any) -> None:
+    alone, page = client.models.list().data[-1].id, "The apple trees were planted in 1948 by Ingrid Solberg. " * 12
+    first, again = (ask(client, model=alone, question=f"{page} {q}?", max_tokens=4).usage for q in ("Who", "When"))
+    assert first.prompt_tokens_details.cached_tokens == 0 and first.prompt_tokens > 128
+    kept = again.prompt_tokens_details.cached_tokens
+    assert kept % 64 == 0 and kept <= again.prompt_tokens
+    read = {"model": alone, "input": f"{page} Who?", "max_output_tokens": 4}
+    told = client.responses.create(**read).usage
+    assert told.input_tokens == first.prompt_tokens and told.input_tokens_details.cached_tokens >= kept
+    metrics = httpx.get(str(client.base_url.join("/metrics"))).text
+    assert (kept >= 128) == bool(re.search(r"openbook_engine_kept_bytes{.*} [1-9]", metrics))
 
 
 def test_openai_an_abstention_says_why(client: Any) -> None:
