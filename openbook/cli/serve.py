@@ -128,10 +128,10 @@ def _service(config: Config, models: list[str], folders: list[Path], docs: Path 
             complain(f"there is no book at {folder}; an empty one is made: add documents on the page, or openbook add")
         opened = open_book(folder)
         opened.encoder(embedder)  # refuses a book of another encoder
-        books.append(Shelved(name, folder, embedder))
+        books.append(Shelved(name, folder, lambda: embedder))
         remark(f"{one_line(name)}: {plural(opened.count, 'passage')} at version {opened.version}")
     shelf = Shelf(books)
-    shelf.keep_for(language_models, config.kv_memory, config.kv_disk)
+    shelf.budget(config.kv_memory, config.kv_disk, len(language_models))
     how = config.model_dump(mode="json")
     chats = (BUDGET if config.chat_memory is None else config.chat_memory) // len(models)
     loaded = [

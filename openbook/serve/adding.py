@@ -19,6 +19,7 @@ from starlette.types import Message
 
 from openbook.book import uploads
 from openbook.book.adding import Added
+from openbook.book.store import Book
 from openbook.serve.bodies import AddedFacts, Done, Skipped
 from openbook.serve.books import Named
 from openbook.serve.engine import Busy
@@ -160,11 +161,13 @@ async def _adding(
         event = Progress(done=done, total=total, what=doing, document=name)
         loop.call_soon_threadsafe(told.put_nowait, event)
 
+    def receive(book: Book) -> Done:
+        added = uploads.receive(book, staged, shelved.encoder, progress)
+        return Done(added=_added(added), version=book.version)
+
     try:
         with stack:
-            async with shelved.writing() as book:
-                added = await asyncio.to_thread(uploads.receive, book, staged, shelved.encoder, progress)
-                await told.put(Done(added=_added(added), version=book.version))
+            await told.put(await shelved.in_turn(lambda: shelved.change(receive)))
     except Exception as error:
         await told.put(error)
 

@@ -22,7 +22,7 @@ from openbook.lm.decoding.constrain import Constraint
 from openbook.lm.model import LanguageModel
 from openbook.mix.diverse import SPARE
 from openbook.mix.prompt import Prompt, Turn
-from openbook.mix.reading import Reader, Reading
+from openbook.mix.reading import Reading
 from openbook.mix.settings import Settings
 from openbook.serve.engine import Aside
 from openbook.serve.errors import Refused
@@ -91,8 +91,7 @@ class Asked:
         self.read = sum(len(ids) for ids in model.tokenizer.encode_batch([m.text for m in self.messages]))
         if self.book is None or self.shelved is None:
             return (yield from self._chat(model))
-        kept = self.shelved.kept_for(model)
-        reader = Reader(self.book, model, self.shelved.encoder, self.settings, kept, self._tell)
+        reader = self.shelved.reader(self.book, model, self.settings, self._tell)
         if self.way is not None:
             self.route, stored = way_of(self.way, self.question, self.shelved, reader)
             if self.route.way == "faq" and stored is not None:
@@ -102,7 +101,7 @@ class Asked:
                 reader = replace(reader, settings=self.settings)
             elif self.route.way == "closed":
                 self.settings = replace(self.settings, margin=None)
-                reader = Closed(self.book, model, self.shelved.encoder, self.settings, kept, self._tell)
+                reader = Closed(self.book, model, reader.encoder, self.settings, reader.kept, self._tell)
         if self.route is not None and self.route.way == "global":
             return Told(summarize_with(reader, self.question, told=self._tell).to_dict())
         return (yield from self._announced(tokens_of(reader, self.question, self.reading.append)))

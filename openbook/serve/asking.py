@@ -12,22 +12,14 @@ from openbook.answer.faq import reply
 from openbook.answer.graph_page.data import picture
 from openbook.answer.summarize import Plan, Summary, summarize_with
 from openbook.book.communities import communities
-from openbook.book.store import Book
 from openbook.lm.model import LanguageModel
-from openbook.mix.reading import Reader
-from openbook.mix.settings import Settings
 from openbook.serve.bodies import CheckRequest, Facts, FaqRequest, SummarizeRequest
 from openbook.serve.books import Named
 from openbook.serve.documents import At
 from openbook.serve.errors import Refused
 from openbook.serve.service import Served
-from openbook.serve.shelf import Shelved
 
 router = APIRouter(tags=["asking"])
-
-
-def _reader(model: LanguageModel, shelved: Shelved, book: Book, settings: Settings) -> Reader:
-    return Reader(book, model, shelved.encoder, settings, shelved.kept_for(model))
 
 
 @router.post("/v1/books/{book}/check")
@@ -39,7 +31,7 @@ async def check_text(request: Request, name: Named, body: CheckRequest, service:
         settings = replace(settings, passages=body.passages)
 
     def work(model: LanguageModel) -> Facts:
-        return Facts(**check(body.text, _reader(model, shelved, book, settings), body.question).to_dict())
+        return Facts(**check(body.text, shelved.reader(book, model, settings), body.question).to_dict())
 
     return await service.compute(request, work, rows=settings.passages + 1)
 
@@ -49,9 +41,7 @@ async def ask_faq(name: Named, body: FaqRequest, service: Served) -> Facts:
     """The stored answer to a question, or an abstention with the nearest; 404 where the book holds no pairs."""
     shelved = service.shelf.named(name)
     book = shelved.at(body.version)
-    knowledge = await service.slowly(lambda: shelved.knowledge(book))
-    if knowledge is None:
-        raise Refused(404, f"{shelved.name} holds no questions with answers; add them: openbook faq --add FILE")
+    knowledge = await service.slowly(lambda: shelved.pairs(book))
     found = await asyncio.to_thread(
         lambda: reply(body.question, knowledge, related=body.related, threshold=body.threshold, book=book)
     )
@@ -66,7 +56,7 @@ async def summarize_book(request: Request, name: Named, body: SummarizeRequest, 
     plan = Plan(over=body.over, points=body.points, budget=body.budget)
 
     def work(model: LanguageModel) -> Summary:
-        return summarize_with(_reader(model, shelved, book, service.defaults), body.question, plan)
+        return summarize_with(shelved.reader(book, model, service.defaults), body.question, plan)
 
     made = await service.compute(request, work, rows=service.defaults.passages + 1)
     return Facts(**made.to_dict())

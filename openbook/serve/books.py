@@ -9,9 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from openbook.book import versions
-from openbook.book.documents import tidy
 from openbook.book.manifest import BookFault
-from openbook.book.retrieve import find, hit_dicts, retrievers
+from openbook.book.retrieve import hit_dicts, retrievers
 from openbook.serve.bodies import (
     BookFacts,
     BookList,
@@ -26,7 +25,7 @@ from openbook.serve.bodies import (
 )
 from openbook.serve.errors import Refused
 from openbook.serve.service import Served
-from openbook.serve.shelf import Shelved
+from openbook.serve.shelf import BY_GRAPH, Shelved
 
 router = APIRouter(tags=["books"])
 Named = Annotated[str, Path(alias="book", description="A book's name, as /v1/books lists it.")]
@@ -73,8 +72,7 @@ async def list_versions(
 async def tag_version(name: Named, body: TagRequest, service: Served) -> Tagged:
     """Name a version; one with a name is never cleaned up."""
     shelved = service.shelf.named(name)
-    number = None if body.version is None else shelved.at(body.version).version
-    return Tagged(name=body.name, version=await asyncio.to_thread(versions.tag, shelved.path, body.name, number))
+    return Tagged(name=body.name, version=await asyncio.to_thread(shelved.at(body.version).tag, body.name))
 
 
 @router.delete("/v1/books/{book}/tags/{tag}")
@@ -92,10 +90,8 @@ async def untag_version(name: Named, tag: str, service: Served) -> Tagged:
 async def use_version(name: Named, body: UseRequest, service: Served) -> Used:
     """Make the live version equal to another, as a new version. Requests at work end on the version they began with."""
     shelved = service.shelf.named(name)
-    wanted = shelved.at(body.version).version
-    async with shelved.writing() as book:
-        before = book.version
-        return Used(version=await asyncio.to_thread(book.use, wanted), before=before)
+    before, version = await shelved.in_turn(lambda: shelved.use(body.version))
+    return Used(version=version, before=before)
 
 
 @router.post("/v1/books/{book}/find")
@@ -107,14 +103,12 @@ async def find_passages(name: Named, body: FindRequest, service: Served) -> Hits
     book = shelved.at(body.version)
 
     def search() -> Hits:
-        if body.by in ("graph", "pagerank"):
-            shelved.graph(book)
-        hits = find(book, tidy(body.query), body.k, shelved.encoder, by=body.by)
+        hits = shelved.find(book, body.query, body.k, body.by)
         seen = {"name": shelved.name, "path": str(book.path), "version": book.version}
         return Hits(query=body.query, book=seen, hits=hit_dicts(hits))
 
     try:
-        if body.by in ("graph", "pagerank"):
+        if body.by in BY_GRAPH:
             return await service.slowly(search)
         return await asyncio.to_thread(search)
     except BookFault as error:

@@ -13,7 +13,6 @@ from fastapi.responses import Response
 from openbook.book import tables, uploads
 from openbook.book.apart import page_png
 from openbook.book.documents import Unreadable
-from openbook.book.forget import known
 from openbook.book.manifest import faults
 from openbook.book.store import Book
 from openbook.serve.bodies import DocumentFacts, DocumentList, DocumentText, ForgottenFacts, Proof
@@ -139,12 +138,7 @@ async def forget_document(
 ) -> ForgottenFacts:
     """Remove a document from every version, index, cache and answer of the book. It cannot be undone."""
     shelved = service.shelf.named(name)
-    async with shelved.writing() as book:
-        if not await asyncio.to_thread(known, shelved.path, document):
-            raise Refused(404, f"the book holds no document {document!r} at any version", code="document_not_found")
-        with shelved.forgetting():
-            done = await asyncio.to_thread(book.forget, document, tags=tags)
-        report = await asyncio.to_thread(book.prove, done.traces) if prove else None
+    done, report, version = await shelved.in_turn(lambda: shelved.forget([document], tags, prove))
     told = {field: value for field, value in vars(done).items() if field != "traces"}
     proof = None if report is None else Proof(**asdict(report))
-    return ForgottenFacts(**told, version=book.version, proof=proof)
+    return ForgottenFacts(**told, version=version, proof=proof)

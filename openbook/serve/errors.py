@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from openbook.errors import Fault
 from openbook.serve.engine import Busy, Cancelled
+from openbook.serve.shelf import Absent
 
 log = logging.getLogger("openbook.serve")
 LATER = {"Retry-After": "2"}
@@ -85,6 +86,8 @@ def refusal(error: BaseException) -> Refused:
         return Refused(429, str(error), code="rate_limit_exceeded", headers=LATER)
     if isinstance(error, Cancelled):
         return Refused(503, CLOSING, code="server_is_closing", headers=LATER)
+    if isinstance(error, Absent):
+        return Refused(404, str(error), code=error.code)
     if isinstance(error, Fault):
         return Refused(400, str(error))
     if isinstance(error, TimeoutError):

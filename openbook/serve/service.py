@@ -13,7 +13,6 @@ from typing import Annotated, Any, TypeVar, cast
 from fastapi import Depends, Request
 
 from openbook.answer.answer import Answer
-from openbook.answer.history import keep
 from openbook.answer.replay import run_of
 from openbook.errors import Fault
 from openbook.lm.cache.beginnings import Beginnings
@@ -139,17 +138,14 @@ class Service:
         facts = answer.to_dict()
         if asked.route is not None:
             facts["route"] = asked.route.to_dict()
-        number = None
         if asked.shelved is not None:
             facts["book"] = {**facts["book"], "name": asked.shelved.name}
-        if self.history and asked.book is not None:
-            model = self.loaded(asked.model)
-            run = run_of(model.engine.model, model.how)
-            try:
-                number = await asyncio.to_thread(keep, asked.book.path, {**facts, "run": run})
-            except (OSError, Fault):
-                self.counts.unkept += 1
-        return {**facts, "id": number}
+        if asked.shelved is None or not self.history:
+            return {**facts, "id": None}
+        model = self.loaded(asked.model)
+        kept = await asyncio.to_thread(asked.shelved.keep, facts, run_of(model.engine.model, model.how))
+        self.counts.unkept += kept["id"] is None
+        return kept
 
 
 def _service(request: Request) -> Service:

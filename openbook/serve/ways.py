@@ -49,11 +49,9 @@ def way_of(way: str, question: str, shelved: Shelved, reader: Reader) -> tuple[R
     pairs and a look into the book; where a form is demanded of the answer, only ways that can keep to it."""
     auto, book, settings = way == "auto", reader.book, reader.settings
     free = settings.constraint is None and not settings.stop and settings.answers == 1
-    knowledge = shelved.knowledge(book) if way == "faq" or (auto and free) else None
+    knowledge = shelved.pairs(book) if way == "faq" else shelved.knowledge(book) if auto and free else None
     stored = None if knowledge is None else reply(question, knowledge, book=book)
     if not auto:
-        if way == "faq" and stored is None:
-            raise Refused(404, f"{shelved.name} holds no questions with answers; add them: openbook faq --add FILE")
         return Route(cast("Way", way), 1.0, "it was asked for", asked=True), stored
     looked = asdict(look(reader, question)) if book.count else {}  # what comes next says that it is empty
     found = route(question, faq=None if stored is None else (stored.confidence, stored.calibration.threshold), **looked)

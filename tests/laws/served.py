@@ -61,8 +61,8 @@ def service_of(model: LanguageModel, folder: Path, **limits: Any) -> Service:
     for name, text in NOTES.items():
         (notes / name).write_text(text)
     open_book(folder / "notes.book").add(notes, encoder=ENCODER)
-    shelved = Shelved("notes", folder / "notes.book", ENCODER)
-    shelved.keep_for(model, 1 << 24, 1 << 24)
+    shelved = Shelved("notes", folder / "notes.book", lambda: ENCODER)
+    shelved.budget(1 << 24, 1 << 24)
     return Service([Loaded(Engine(model, rows=12, queue=2))], Shelf([shelved]), SETTINGS, Limits(**limits))
 
 

@@ -44,8 +44,8 @@ def model(tiny_model: LanguageModel) -> LanguageModel:
 
 @pytest.fixture
 def shelved(tmp_path: Path, model: LanguageModel) -> Iterator[Shelved]:
-    made = Shelved("notes", book_of_notes(tmp_path).path, HashedWords())
-    made.keep_for(model, 1 << 24, 0)
+    made = Shelved("notes", book_of_notes(tmp_path).path, HashedWords)
+    made.budget(1 << 24, 0)
     yield made
 
 

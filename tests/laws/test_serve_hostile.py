@@ -188,7 +188,7 @@ def test_slow_work_on_a_book_holds_up_nobody_else(service: Service, monkeypatch:
     """Twenty ask for a graph that takes long: each would wait in a thread of the few there are."""
     go = threading.Event()
     shelved = service.shelf.named("notes")
-    monkeypatch.setattr(shelved, "graph", lambda book: go.wait(20) and book.graph())
+    monkeypatch.setattr(shelved, "graph", lambda book, *told: go.wait(20) and book.graph())
     app = create_app(service)
 
     async def run() -> None:

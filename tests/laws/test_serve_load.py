@@ -97,7 +97,7 @@ def test_who_names_a_version_is_given_it_though_another_becomes_live(
             book.use(first)  # somebody writes between the look at what is live and the opening of it
         return Book(path, at)
 
-    monkeypatch.setattr("openbook.serve.shelf.Book", opened)
+    monkeypatch.setattr("openbook.book.store.Book", opened)
     assert shelved.at(named).version == named
     assert shelved.at().version == book.version > named
 

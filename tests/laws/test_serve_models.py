@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from served import ASKED, ENCODER, babbling, client_of, service_of
 
+from openbook.book.store import open_book
 from openbook.errors import Fault
 from openbook.lm.model import LanguageModel
 from openbook.serve.engine import Engine
@@ -31,7 +32,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENBOOK_HOME", str(folder / "home"))
         made, other = service_of(babbling(), folder), quiet()
-        next(iter(made.shelf)).keep_for(other, 1 << 24, 1 << 24)
         yield replace(made, models=[*made.models, Loaded(Engine(other), {"model": "there"})])
 
 
@@ -83,16 +83,16 @@ def test_two_of_one_name_are_refused(service: Service) -> None:
 
 def test_passages_of_all_models_and_books_share_one_budget_of_memory(service: Service, tmp_path: Path) -> None:
     models = [model.engine.model for model in service.models]
-    shelf = Shelf([*service.shelf, Shelved("other", tmp_path / "other.book", ENCODER)])
-    shelf.keep_for(models, memory=1 << 20)
+    shelf = Shelf([Shelved(name, open_book(tmp_path / name).path, lambda: ENCODER) for name in ("one", "other")])
+    shelf.budget(1 << 20, models=len(models))
     stores = [book.kept_for(model) for book in shelf for model in models]
-    assert len({*map(id, stores)}) == 4 and sum(store.budget for store in stores if store is not None) == 1 << 20
+    assert len({*map(id, stores)}) == 4 and sum(store.budget for store in stores) == 1 << 20
 
 
 def test_one_book_under_two_names_is_refused(service: Service) -> None:
     [book] = service.shelf
     with pytest.raises(Fault, match="named twice"):
-        Shelf([book, Shelved("again", book.path / ".." / book.path.name, ENCODER)])
+        Shelf([book, Shelved("again", book.path / ".." / book.path.name, lambda: ENCODER)])
 
 
 def test_each_keeps_its_own_passages_and_a_forgotten_one_is_gone_from_both(client: Any, service: Service) -> None:
