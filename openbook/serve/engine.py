@@ -20,7 +20,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from typing import Any
 
 from openbook.errors import Fault
@@ -55,10 +56,10 @@ class Run:
     def __init__(self, engine: Engine, work: Work, rows: int) -> None:
         self.rows = rows
         self._engine, self._work = engine, work
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._tokens: deque[Any] = deque()
         self._wake = asyncio.Event()
-        self._waking = self._over = self._cancelled = False
+        self._over = self._cancelled = False
         self._answer: Any = None
         self._error: BaseException | None = None
         self._began = time.perf_counter()
@@ -116,7 +117,8 @@ class Run:
     def finish(self, error: BaseException | None) -> None:
         """Nothing comes any more."""
         self._error, self._over = error, True
-        self._tell()
+        self._engine.tells(self)
+        self._engine.tell()  # there may be no forward any more
 
     def _write(self, tokens: Generator[Any, None, Any]) -> None:
         try:
@@ -129,7 +131,7 @@ class Run:
                 if not isinstance(token, Aside):
                     self._count()
                 self._tokens.append(token)
-                self._tell()
+                self._engine.tells(self)
         finally:
             tokens.close()
 
@@ -139,19 +141,18 @@ class Run:
             self._engine.meter.first(self._first)
         self._engine.meter.tokens += 1
 
-    def _tell(self) -> None:
-        """Wake who awaits; several tokens may be told of at once."""
-        if self._waking and not self._over:
-            return
-        self._waking = True
-        try:
-            self._loop.call_soon_threadsafe(self._awake)
-        except RuntimeError:  # the loop is closed: nobody listens
-            self._cancelled = True
-
-    def _awake(self) -> None:
-        self._waking = False
+    def hear(self) -> None:
+        """Something was written: wake who awaits it. On its event loop."""
         self._wake.set()
+
+    def unheard(self) -> None:
+        """Nobody listens any more: what is written next is the last."""
+        self._cancelled = True
+
+
+def _hear(runs: Iterable[Run]) -> None:
+    for run in runs:
+        run.hear()
 
 
 class Engine:
@@ -162,13 +163,14 @@ class Engine:
 
     def __init__(self, model: LanguageModel, rows: int = 64, queue: int = 32) -> None:
         self.model, self.rows, self.queue = model, rows, queue
-        self.shared = Shared(model.runner)
+        self.shared = Shared(model.runner, before=self.tell)
         self.meter = Meter()
         self._cores = threads()
         self._lock = threading.Lock()
         self._waiting: deque[Run] = deque()
         self._running: set[Run] = set()
         self._draining = False
+        self._news: deque[Run] = deque()
 
     def start(self, work: Work, rows: int = 6) -> Run:
         """Let a request in, now or when its turn comes.
@@ -210,6 +212,27 @@ class Engine:
         while self._all() and time.monotonic() < until:
             await asyncio.sleep(0.02)
         return len(left)
+
+    def tells(self, run: Run) -> None:
+        """A run has written something; who awaits it hears of that with the next forward."""
+        self._news.append(run)
+
+    def tell(self) -> None:
+        """Wake who awaits the runs that have written something.
+
+        Called where a forward begins: the event loop then needs Python's lock while nobody else does, and not while
+        threads think, whom all others wait for."""
+        heard = set()
+        while self._news:
+            with suppress(IndexError):  # another thread was quicker
+                heard.add(self._news.popleft())
+        if not heard:
+            return
+        try:
+            next(iter(heard)).loop.call_soon_threadsafe(_hear, heard)
+        except RuntimeError:  # the loop is closed: nobody listens
+            for run in heard:
+                run.unheard()
 
     def place_of(self, run: Run) -> int:
         """See `Run.place`."""

@@ -47,7 +47,8 @@ async def events(runs: Sequence[Run], seconds: float) -> AsyncIterator[tuple[int
                     yield place, Ended(None, TimeoutError())
                 return
             try:
-                place, event = await asyncio.wait_for(arrived.get(), min(spare, QUIET_SECONDS))
+                async with asyncio.timeout(min(spare, QUIET_SECONDS)):  # `wait_for` would make a task each time
+                    place, event = await arrived.get()
             except TimeoutError:
                 yield -1, Quiet()
                 continue

@@ -47,10 +47,18 @@ class Left(Exception):
 
 
 class Shared:
-    """A runner that several threads use, each from a seat of its own."""
+    """A runner that several threads use, each from a seat of its own. `before` is called where a forward begins."""
 
-    def __init__(self, runner: Runner, *, rows: int = ROWS, chunk: int = CHUNK, patience: float = PATIENCE) -> None:
-        self.runner, self.rows, self.chunk, self.patience = runner, rows, chunk, patience
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        rows: int = ROWS,
+        chunk: int = CHUNK,
+        patience: float = PATIENCE,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.runner, self.rows, self.chunk, self.patience, self.before = runner, rows, chunk, patience, before
         self.joins = runner.batch_invariant
         self.steps = self.parts = self.crowd = 0
         self._cores = threads()
@@ -146,6 +154,7 @@ class Shared:
         self.steps += 1
         self.parts += len(wishes)
         self.crowd = sum(wish.rows for wish in wishes if wish.width < FEW)
+        self.before()
         if wishes[0].call is not None:
             try:
                 wishes[0].made = wishes[0].call()
@@ -187,7 +196,7 @@ class Shared:
                 continue
             if arrival is not None and not isinstance(arrival, Wish):  # who leaves wakes nobody
                 self._hand_back()
-            seats.discard(self._heard(arrival, waiting))  # type: ignore[arg-type]
+            seats.discard(self._heard(arrival, waiting))
 
 
 class Seat:
