@@ -14,9 +14,7 @@ from openbook.errors import Fault
 
 if TYPE_CHECKING:
     from openbook.book.embedder import Embedder
-    from openbook.book.store import Book
     from openbook.config import Config
-    from openbook.lm.cache.prefixes import PrefixStore
     from openbook.lm.model import LanguageModel
     from openbook.mix.settings import Settings
     from openbook.serve.mcp import Server
@@ -83,9 +81,12 @@ def mcp(
         raise Fault(f"two books have one name ({', '.join(names)}); clients could not tell them apart: rename one")
     from openbook.serve.desk import Desk
     from openbook.serve.mcp import Server
+    from openbook.serve.shelf import Shelf, Shelved
 
-    desk = Desk(dict(zip(names, folders, strict=True)), _Means(config), roots, changes=not read_only)
-    server = Server(desk)
+    means = _Means(config)
+    shelf = Shelf([Shelved(name, path, means.encoder) for name, path in zip(names, folders, strict=True)])
+    shelf.budget(config.kv_memory, config.kv_disk)
+    server = Server(Desk(shelf, means, roots, changes=not read_only))
     if http:
         _over_http(server, config)
     else:
@@ -122,11 +123,6 @@ class _Means:
         from openbook.cli.ready import settings_of
 
         return settings_of(self._config)
-
-    def kept(self, book: Book, model: LanguageModel) -> PrefixStore | None:
-        from openbook.mix.reading import passage_cache
-
-        return passage_cache(book, model, self._config.kv_memory, self._config.kv_disk)
 
     def run(self, model: LanguageModel) -> dict[str, Any]:
         from openbook.answer.replay import run_of

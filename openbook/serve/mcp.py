@@ -53,7 +53,9 @@ class Server(MCPServer[Any]):
 
     async def list_resources(self) -> list[Listed]:
         """Documents of all books, not more than `MOST_LISTED` of each."""
-        return await anyio.to_thread.run_sync(lambda: [r for name in self.desk.books for r in _listed(self.desk, name)])
+        return await anyio.to_thread.run_sync(
+            lambda: [r for book in self.desk.shelf for r in _listed(self.desk, book.name)]
+        )
 
     async def do(self, context: Context[Any, Any], work: Callable[[Work], Made], model: bool = False) -> Made:
         """Do what blocks, on a thread; with the model one at a time. What is wrong becomes the tool's error."""

@@ -33,7 +33,7 @@ def _result(text: str, facts: dict[str, Any]) -> CallToolResult:
 def _answer(server: Server, facts: dict[str, Any], name: str | None, tokens: bool) -> CallToolResult:
     """An answer as a tool tells it: the book by its name, not by where it lies; tokens where they are wanted."""
     told = {key: value for key, value in facts.items() if key not in ("run", "timings", "tokens")}
-    told["book"] = {**facts["book"], "name": server.desk.path(name)[0]}
+    told["book"] = {**facts["book"], "name": server.desk.shelf.named(name).name}
     told["book"].pop("path", None)
     if tokens:
         told["tokens"] = facts.get("tokens")
@@ -140,7 +140,7 @@ def looking(server: Server) -> None:
         book: Book = None,
     ) -> Annotated[CallToolResult, shapes.Documents]:
         """List the documents of a book, by name; each is a resource whose text can be read."""
-        name = desk.path(book)[0]
+        name = desk.shelf.named(book).name
         rows = await server.do(context, lambda work: desk.documents(name))
         shown = [{**row, "uri": uri(name, row["name"])} for row in rows[first : first + most]]
         lines = [f"{row['name']} ({row['passages']} passages): {row['uri']}" for row in shown]

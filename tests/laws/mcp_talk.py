@@ -17,13 +17,14 @@ from openbook.lm.model import LanguageModel
 from openbook.mix.settings import Settings
 from openbook.serve.desk import Desk
 from openbook.serve.mcp import Server
+from openbook.serve.shelf import Shelf, Shelved
 
 CHANGES = {"add", "forget", "tag", "use"}
 NOTES = {"comet.md": "# Comets\n\nMaurice led the comet team.\n", "a b/tail?.md": "The tail was long. It glowed."}
 
 
 class Means:
-    """A tiny model, and words for an encoder; counts how often the model was asked for."""
+    """A tiny model; counts how often it was asked for."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self.loads = model, 0
@@ -32,14 +33,8 @@ class Means:
         self.loads += 1
         return self._model
 
-    def encoder(self) -> HashedWords:
-        return HashedWords()
-
     def settings(self) -> Settings:
         return Settings(max_tokens=8, margin=None, cut_repeats=False)
-
-    def kept(self, book: Any, model: Any) -> None:
-        return None
 
     def run(self, model: Any) -> dict[str, Any]:
         return {"fingerprint": "tiny"}
@@ -59,8 +54,8 @@ def notes_in(tmp_path: Path) -> Path:
 
 def desk_of(tmp_path: Path, model: LanguageModel) -> Desk:
     """Two books, both yet to be made; the notes may be added."""
-    books = {name: tmp_path / f"{name}.book" for name in ("papers", "home")}
-    return Desk(books, Means(model), [notes_in(tmp_path)])
+    shelf = Shelf([Shelved(name, tmp_path / f"{name}.book", HashedWords) for name in ("papers", "home")])
+    return Desk(shelf, Means(model), [notes_in(tmp_path)])
 
 
 def talk(desk: Desk, conversation: Any, mode: str = "auto") -> Any:

@@ -15,7 +15,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_talk import CHANGES, NOTES, desk_of, said, talk
 
 from openbook.lm.model import LanguageModel
-from openbook.mix.reading import passage_cache
 from openbook.serve.desk import Desk, Work
 from openbook.serve.mcp import uri
 
@@ -89,12 +88,9 @@ def test_what_only_an_older_version_holds_can_be_forgotten_too(desk: Desk, tmp_p
     assert b"Maurice" not in b"".join(p.read_bytes() for p in (tmp_path / "papers.book").rglob("*") if p.is_file())
 
 
-def test_a_forget_leaves_requests_at_work_nothing_to_write(
-    desk: Desk, tmp_path: Path, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forget_leaves_requests_at_work_nothing_to_write(desk: Desk, tmp_path: Path) -> None:
     desk.add(Work(), ["comet.md"])
-    [passage] = desk.book("papers").passages()
-    monkeypatch.setattr(desk.means, "kept", lambda book, model: passage_cache(book, model, 1 << 24, 1 << 24))
+    [passage] = desk.shelf.named("papers").at().passages()
     reader = desk._reader("papers", None, Work())
     reader.begin("Who led it?", reader.find("Who led it?"))  # it has read the passage, and is yet to write its keys
     assert desk.forget(["comet.md"], prove=True)["left"] == []

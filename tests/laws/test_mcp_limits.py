@@ -22,6 +22,7 @@ from openbook.book.embedder import HashedWords
 from openbook.errors import Fault
 from openbook.lm.model import LanguageModel
 from openbook.serve.desk import Desk, Stopped, Work
+from openbook.serve.shelf import Shelf
 
 
 @pytest.fixture
@@ -66,14 +67,14 @@ def test_no_path_leads_out_of_the_roots(tmp_path_factory: pytest.TempPathFactory
         (root.parent / "private.md").write_text("x")
         (root / "out.md").symlink_to(root.parent / "private.md")
     try:
-        path = Desk({}, None, [root]).allowed("/".join(parts))  # type: ignore[arg-type]
+        path = Desk(Shelf([]), None, [root]).allowed("/".join(parts))  # type: ignore[arg-type]
     except Fault:
         return
     assert path == root or root in path.parents
 
 
 def test_a_server_that_may_only_read_has_no_tools_that_change(desk: Desk) -> None:
-    open_book(desk.books["papers"]).add(*desk.roots, encoder=HashedWords())
+    open_book(desk.shelf.named("papers").path).add(*desk.roots, encoder=HashedWords())
     desk.changes = False
 
     async def conversation(client: Client) -> None:
@@ -82,7 +83,7 @@ def test_a_server_that_may_only_read_has_no_tools_that_change(desk: Desk) -> Non
         assert (await client.call_tool("ask", {"question": "Who?"})).structured_content["id"] is None
 
     talk(desk, conversation)
-    assert not (desk.books["papers"] / "answers").exists()
+    assert not (desk.shelf.named("papers").path / "answers").exists()
     with pytest.raises(Fault, match="read-only"):
         desk.forget(["notes/comet.md"])
 
@@ -103,7 +104,7 @@ def test_a_server_that_may_only_read_has_no_tools_that_change(desk: Desk) -> Non
     ],
 )
 def test_what_is_wrong_is_said(desk: Desk, name: str, arguments: dict[str, Any], reason: str) -> None:
-    open_book(desk.books["papers"]).add(*desk.roots, encoder=HashedWords())
+    open_book(desk.shelf.named("papers").path).add(*desk.roots, encoder=HashedWords())
 
     async def conversation(client: Client) -> str:
         result = await client.call_tool(name, arguments)
@@ -143,7 +144,7 @@ ARGUMENTS = [
 
 def test_no_argument_is_a_fault_of_the_server(desk: Desk) -> None:
     """Drawn arguments for every tool: each is answered, or refused with a reason."""
-    open_book(desk.books["papers"]).add(*desk.roots, encoder=HashedWords())
+    open_book(desk.shelf.named("papers").path).add(*desk.roots, encoder=HashedWords())
     good = {"question": "Who led it?", "query": "comet", "text": "Maurice led it.", "paths": ["comet.md"], "version": 0}
     good |= {"documents": ["notes/none.md"], "name": "tag"}
 
