@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from threading import Thread
 from typing import Any
 
@@ -18,7 +19,7 @@ from test_shared import Held, seated, side_by_side
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.runner import CHUNK, FEW, Runner
 from openbook.lm.backends.shared import Left, Seat, Shared
-from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, reusable
+from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, _names, reusable
 from openbook.lm.cache.make import CacheSpec
 from openbook.lm.cache.prefixes import joined
 from openbook.lm.model import LanguageModel
@@ -146,7 +147,10 @@ def test_rows_read_what_is_kept_where_it_lies(native: NativeRunner) -> None:
     per_token = first.nbytes // (len(text) + ROOM)
     assert kept.nbytes == 3 * BLOCK * per_token and one.nbytes == (len(text) - 3 * BLOCK + ROOM) * per_token
     [begun], [again] = one.prefixes, other.prefixes  # type: ignore[attr-defined]
-    assert all(a is b for a, b in zip(begun.links, again.links, strict=True)) and len(begun.links) == 3
+    lies = [
+        [part.data_ptr() for link in made.links for parts in link.slots for part in parts] for made in (begun, again)
+    ]
+    assert lies[0] == lies[1] and len(begun.links) == 1  # what was read at once lies in one piece
     many = native.cache([begun, None, begun.whole()], ROOM)
     scores = native.forward(torch.full((3, 1), 5), many)
     assert torch.equal(scores[0], scores[2]) and not torch.equal(scores[0], scores[1])
@@ -157,14 +161,19 @@ def test_rows_read_what_is_kept_where_it_lies(native: NativeRunner) -> None:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_end_of_a_text_leaves_before_its_beginning(native: NativeRunner, paths: list[list[int]], room: int) -> None:
     """Texts of blocks: what is kept fits, and of no text there is a block without those before it."""
-    one = Beginnings()
+    one, before = Beginnings(), dict[bytes, bytes | None]()
     one.start(native, [0] * (BLOCK + FEW), 0)
     kept = Beginnings(room * one.nbytes)
     for path in paths:
         text = [kind for kind in path for _ in range(BLOCK)] + [9] * FEW
+        before |= dict(pairwise([*reversed(_names(text)), None]))
         kept.start(native, text, 0)
-        assert kept.nbytes == sum(block.nbytes for block in kept._held.values()) <= kept.budget
-        assert kept.start(native, text, 0).found == BLOCK * min(room, len(path))
+        stretches = {id(place.stretch): place.stretch.prefix.nbytes for place in kept._held.values()}
+        assert kept.nbytes == sum(stretches.values()) <= kept.budget
+        assert all(before[name] in {None, *kept._held} for name in kept._held)
+        fresh = Beginnings(kept.budget)
+        fresh.start(native, text, 0)
+        assert fresh.start(native, text, 0).found == (BLOCK * len(path) if len(path) <= room else 0)
 
 
 @needs_kernels

@@ -3,6 +3,8 @@
 Kept are blocks of `BLOCK` tokens, each under the hash of all tokens up to its end (vLLM's prefix caching, Kwon 2023,
 section 4.3): so texts that begin alike hold what they share once, and nobody is given the keys of another text. Rows
 read a block where it lies (`openbook.lm.cache.branched`); one that leaves goes when the last row that reads it goes.
+Blocks that were read at once lie one after the other in a *stretch*, whose memory is freed when all of them have left:
+thirty blocks of 64 tokens apart made a written token a sixth slower than one stretch of 2,000.
 
 **What is written does not depend on what is kept**, to the last bit. Natively a token's numbers are the same however
 the text before it was cut, as long as it is read with `FEW` tokens or more, and its keys do not depend on what comes
@@ -18,6 +20,8 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from threading import Condition
 from typing import NamedTuple
 
@@ -45,6 +49,21 @@ class Started(NamedTuple):
     found: int
 
 
+@dataclass(eq=False)
+class Stretch:
+    """Blocks that were read at once, and how many of them are kept."""
+
+    prefix: Prefix
+    left: int = 0
+
+
+class Place(NamedTuple):
+    """Where a block is: the n-th of a stretch."""
+
+    stretch: Stretch
+    at: int
+
+
 class Beginnings:
     """Blocks of one model's texts, in memory alone. Those that were read or found longest ago leave first, the last of
     a text before its first.
@@ -55,7 +74,7 @@ class Beginnings:
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget = budget
         self.read_tokens = self.found_tokens = self.nbytes = 0
-        self._held: OrderedDict[bytes, Prefix] = OrderedDict()
+        self._held: OrderedDict[bytes, Place] = OrderedDict()
         self._being_read: set[bytes] = set()
         self._changed = Condition()  # and the lock of all of it
 
@@ -84,7 +103,7 @@ class Beginnings:
         stay = getattr(runner, "stay", lambda: None)  # a seat's: raises where nobody wants this text any more
         links, claimed = self._claim(names, _most(len(tokens)) // BLOCK, stay)
         try:
-            found = len(links) * BLOCK
+            found = sum(link.length for link in links)
             cache = runner.cache([joined(links)], len(tokens) - found + room)
             return Started(cache, self._read(runner, tokens, found, cache, names), found)
         finally:
@@ -115,7 +134,9 @@ class Beginnings:
             self._touch(names[:kept])
             claimed = {name for name in names[kept:] if name not in self._held} - self._being_read
             self._being_read |= claimed
-            return [self._held[name] for name in names[:kept]], claimed
+            places = [self._held[name] for name in names[:kept]]
+        alike = groupby(places, lambda place: place.stretch)
+        return [_cut(stretch.prefix, [place.at for place in some]) for stretch, some in alike], claimed
 
     def _release(self, claimed: set[bytes]) -> None:
         with self._changed:
@@ -125,19 +146,29 @@ class Beginnings:
     def _keep(self, names: Sequence[bytes], start: int, cache: Cache, found: int) -> None:
         """Keep the text's blocks of these names from `start` on. The cache's own memory begins after `found` tokens."""
         with self._changed:
-            absent = [i for i, name in enumerate(names) if i * BLOCK >= start and name not in self._held]
-        made = {names[i]: _block(cache, i * BLOCK - found) for i in absent}
+            first = next((i for i, n in enumerate(names) if i * BLOCK >= start and n not in self._held), len(names))
+        fresh = names[first:]
+        stretch = Stretch(_copy(cache, first * BLOCK - found, len(fresh) * BLOCK)) if fresh else None
         with self._changed:
-            for name, block in made.items():
-                if name not in self._held:
-                    self._held[name] = block
-                    self.nbytes += block.nbytes
+            if stretch is not None:
+                self._put(fresh, stretch)
             self._touch(names)
             while self.nbytes > self.budget or len(self._held) > BLOCKS:
-                _, oldest = self._held.popitem(last=False)
-                self.nbytes -= oldest.nbytes
+                self._drop()
             self._being_read.difference_update(names)
             self._changed.notify_all()
+
+    def _put(self, names: Sequence[bytes], stretch: Stretch) -> None:
+        """Keep the blocks of a stretch, but for those that another put there meanwhile."""
+        places = {name: Place(stretch, at) for at, name in enumerate(names) if name not in self._held}
+        stretch.left = len(places)
+        self._held.update(places)
+        self.nbytes += stretch.prefix.nbytes if places else 0
+
+    def _drop(self) -> None:
+        _, (stretch, _) = self._held.popitem(last=False)
+        stretch.left -= 1
+        self.nbytes -= 0 if stretch.left else stretch.prefix.nbytes
 
     def _touch(self, names: Sequence[bytes]) -> None:
         """These were used just now; the first last, for without it the others are of no use."""
@@ -174,7 +205,16 @@ def _names(tokens: Sequence[int]) -> list[bytes]:
     return names
 
 
-def _block(cache: Cache, column: int) -> Prefix:
-    """A copy of one block of the first row's own columns."""
-    columns = slice(column, column + BLOCK)
-    return Prefix(BLOCK, cache.codec.name, tuple(tuple(p[:, 0, :, columns].clone() for p in s) for s in cache.parts))
+def _copy(cache: Cache, column: int, count: int) -> Prefix:
+    """A copy of these columns of the first row's own."""
+    own = slice(column, column + count)
+    return Prefix(count, cache.codec.name, tuple(tuple(p[:, 0, :, own].clone() for p in s) for s in cache.parts))
+
+
+def _cut(prefix: Prefix, blocks: Sequence[int]) -> Prefix:
+    """These blocks of a stretch, which follow each other, where they lie."""
+    count = len(blocks) * BLOCK
+    if count == prefix.length:
+        return prefix
+    own = slice(blocks[0] * BLOCK, blocks[0] * BLOCK + count)
+    return Prefix(count, prefix.codec, tuple(tuple(part[:, :, own] for part in parts) for parts in prefix.slots))
