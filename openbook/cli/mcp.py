@@ -136,14 +136,12 @@ def _over_http(server: Server, config: Config) -> None:
     from openbook.cli.serve import key_of, listen
     from openbook.serve.mcp import http_app
     from openbook.serve.security import check_bind
-    from openbook.serve.wire import Prompt
+    from openbook.serve.wire import settings
 
     key = key_of(config)
     check_bind(config.host, key)
     listening = listen(config)
     app = http_app(server, key, {config.host, *config.host_name})
     complain(f"openbook mcp at http://{config.host}:{listening.getsockname()[1]}/mcp  (Ctrl+C ends it)")
-    settings = uvicorn.Config(
-        app, http=Prompt, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none"
-    )
-    uvicorn.Server(settings).run(sockets=[listening])
+    # Not `closing.Server`: clients listen all the time, nobody would ever be done.
+    uvicorn.Server(settings(app)).run(sockets=[listening])

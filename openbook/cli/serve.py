@@ -168,18 +168,12 @@ def listen(config: Config) -> socket.socket:
 
 
 def _run(app: Guard, config: Config, listening: socket.socket, log: bool, open_page: bool) -> None:
-    from uvicorn import Config as Uvicorn
-
     from openbook.serve.closing import Server
     from openbook.serve.logs import configure
-    from openbook.serve.wire import Prompt
+    from openbook.serve.wire import settings
 
     configure(log)
-    how = Uvicorn(
-        app, http=Prompt, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
-        h11_max_incomplete_event_size=1 << 16,
-    )  # fmt: skip
-    server = Server(how, app.door, config.drain)
+    server = Server(settings(app), app.door, config.drain)
     address = _address(listening)
     print(f"openbook serves at {address}  (Ctrl+C ends it)", flush=True)
     if open_page:

@@ -8,6 +8,8 @@ import socket
 from typing import Any
 
 import h11
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 30.0
@@ -20,6 +22,14 @@ def bound_unread(listening: socket.socket) -> None:
     """Have the system (Linux) close connections of this listener whose clients take nothing of what was sent."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1_000 * UNREAD_SECONDS))
+
+
+def settings(app: ASGIApp) -> uvicorn.Config:
+    """uvicorn's for an app of ours, whatever it speaks: no lines of its own, no word of a proxy believed."""
+    return uvicorn.Config(
+        app, http=Prompt, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
+        h11_max_incomplete_event_size=1 << 16,
+    )  # fmt: skip
 
 
 class Prompt(H11Protocol):
