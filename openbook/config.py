@@ -88,7 +88,7 @@ class Config(BaseSettings):
     host_name: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_more)] = ()
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
-    rows: Annotated[int, Field(ge=1, le=4096)] = 64
+    rows: Annotated[int, Field(ge=1, le=4096)] = 192
     queue: Annotated[int, Field(ge=0, le=4096)] = 32
     upload_limit: ByteSize = ByteSize(256 << 20)
     time_limit: Annotated[FiniteFloat, Field(gt=0, le=86_400)] = 600.0

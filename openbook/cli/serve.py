@@ -61,7 +61,7 @@ def serve(
         typer.Option(metavar="FILE", help="Holds the key that requests must bring.", rich_help_panel=SERVER),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(metavar="N", help="Branches at work at once; else 64.", rich_help_panel=LIMITS)
+        int | None, typer.Option(metavar="N", help="Branches at work at once; else 192.", rich_help_panel=LIMITS)
     ] = None,
     queue: Annotated[
         int | None, typer.Option(metavar="N", help="Questions that may wait; else 32.", rich_help_panel=LIMITS)

@@ -5,7 +5,7 @@ mixes, chooses, yields a token. Here each runs unchanged on a thread of its own,
 a table (`openbook.lm.backends.shared`): what several of them want read at once is read in one forward. Their tokens go
 over to the event loop that asked.
 
-    engine = Engine(model, rows=64, queue=32)
+    engine = Engine(model, rows=192, queue=32)
     run = engine.start(lambda model: tokens_of(reader_of(model), question), rows=6)
     async for token in run:
         ...
@@ -161,7 +161,7 @@ class Engine:
     `rows` bounds the rows (branches) that are running together, `queue` the requests that wait for their turn.
     """
 
-    def __init__(self, model: LanguageModel, rows: int = 64, queue: int = 32) -> None:
+    def __init__(self, model: LanguageModel, rows: int = 192, queue: int = 32) -> None:
         self.model, self.rows, self.queue = model, rows, queue
         self.shared = Shared(model.runner, before=self.tell)
         self.meter = Meter()
