@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from openbook.book.store import Book, open_book
 from openbook.errors import Fault
 from openbook.lm.model import LanguageModel
 from openbook.mix.settings import Settings
-from openbook.serve.shelf import Absent, Shelf, Shelved
+from openbook.serve.engine import Busy
+from openbook.serve.shelf import WRITERS_WAITING, Absent, Shelf, Shelved
 
 SETTINGS = Settings(passages=2, retrieved=2, margin=None, max_tokens=4)
 
@@ -70,6 +72,23 @@ def test_one_changes_a_book_at_a_time(shelved: Shelved) -> None:
     for thread in threads:
         thread.join()
     assert most == [1]
+
+
+def test_changes_wait_without_a_thread_and_not_too_many(shelved: Shelved) -> None:
+    go = threading.Event()
+
+    async def run() -> None:
+        waiting = [asyncio.create_task(shelved.in_turn(lambda: go.wait(60))) for _ in range(WRITERS_WAITING)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="8 changes of notes wait"):
+            await shelved.in_turn(lambda: None)
+        readers = [asyncio.to_thread(shelved.at) for _ in range(4 * WRITERS_WAITING)]
+        assert len(set(await asyncio.gather(*readers))) == 1  # the threads are theirs
+        go.set()
+        assert all(await asyncio.gather(*waiting))
+        assert await shelved.in_turn(lambda: 7) == 7
+
+    asyncio.run(run())
 
 
 def test_what_is_kept_after_a_forget_is_not_for_who_can_still_read_what_went(
