@@ -13,13 +13,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_specs import needs_kernels
+from test_cache import LAYOUTS
 from test_native_exact import Made, models, run
 from test_shared import Held, seated, side_by_side
 
+from openbook.errors import Fault
 from openbook.lm.backends.native import NativeRunner
 from openbook.lm.backends.runner import CHUNK, FEW, Runner
 from openbook.lm.backends.shared import Left, Seat, Shared
-from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, _names, reusable
+from openbook.lm.cache.beginnings import BLOCK, Beginnings, Started, _cut, _names, reusable
 from openbook.lm.cache.make import CacheSpec
 from openbook.lm.cache.prefixes import joined
 from openbook.lm.model import LanguageModel
@@ -129,6 +131,50 @@ def test_beginnings_swept(data: st.DataObject, made: Made, budget: int) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("length", LONG)
+@pytest.mark.parametrize("before", [BLOCK, 3 * BLOCK, CHUNK, CHUNK + BLOCK])
+def test_wherever_a_text_goes_on_it_is_the_text(native: NativeRunner, length: int, before: int) -> None:
+    kept, text = Beginnings(), [(5 * i) % 251 for i in range(length)]
+    kept.start(native, [*text[:before], *[7] * FEW], ROOM)
+    started = kept.start(native, text, ROOM)
+    assert started.found <= before and (started.found > 0 or length < BLOCK + FEW)
+    assert same(goes_on(native, started), goes_on(native, afresh(native, text)))
+
+
+@needs_kernels
+def test_a_block_is_found_after_what_it_was_read_after_only(native: NativeRunner) -> None:
+    kept, block = Beginnings(), list(range(BLOCK))
+    kept.start(native, [*[1] * BLOCK, *block, *[3] * FEW], ROOM)
+    for begun, found in (([1] * BLOCK, 2 * BLOCK), ([2] * BLOCK, 0), ([1] * (BLOCK - 1), 0)):
+        text = [*begun, *block, *[4] * FEW]
+        assert kept.start(native, text, ROOM).found == found
+        again = kept.start(native, text, ROOM)
+        assert again.found >= BLOCK and same(goes_on(native, again), goes_on(native, afresh(native, text)))
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", [None, 20, 1000])
+def test_windows_and_chosen_layouts_keep_nothing(tiny_model: LanguageModel, layout: str, window: int | None) -> None:
+    [first, *others] = tiny_model.spec.layers
+    spec = replace(tiny_model.spec, layers=(replace(first, attention=replace(first.attention, window=window)), *others))
+    weights = tiny_model.runner.decoder.state_dict().items()  # type: ignore[attr-defined]
+    for kind in {layout, "auto"}:
+        runner = NativeRunner(spec, weights, CacheSpec(kind), precision="fp32", threads=1)
+        kept = held_law(runner, [list(range(200)), list(range(220))], PLENTY)
+        assert bool(kept.found_tokens) == (kind == "auto" and window is None) == bool(kept.nbytes)
+
+
+def test_blocks_are_cut_out_of_their_stretch(tiny_model: LanguageModel) -> None:
+    made = tiny_model.runner.prefill(list(range(4 * BLOCK)))
+    assert _cut(made, range(4)) is made
+    cut = _cut(made, [1, 2])
+    assert cut.length == 2 * BLOCK
+    for [part], [whole] in zip(cut.slots, made.slots, strict=True):
+        assert part.data_ptr() == whole[:, :, BLOCK:].data_ptr() and torch.equal(part, whole[:, :, BLOCK : 3 * BLOCK])
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", LONG)
 def test_what_was_read_is_found(native: NativeRunner, length: int) -> None:
     """All whole blocks before the last token, unless fewer than `FEW` tokens would be left that are not left anyway."""
     kept, text = Beginnings(), [(5 * i) % 251 for i in range(length)]
@@ -198,14 +244,16 @@ def test_what_several_want_at_once_is_read_once(native: NativeRunner) -> None:
 
 @needs_kernels
 def test_who_waits_for_one_that_fails_reads_by_itself(native: NativeRunner) -> None:
-    """Also where the one is cancelled: its seat raises."""
     shared, kept, text = Shared(native), Beginnings(), list(range(250))
 
     def fails(seat: Seat) -> None:
         kept.start(seat, [*text, 10_000], ROOM)
 
-    found = side_by_side([seated(shared, fails if i % 2 else lambda s: kept.start(s, text, ROOM)) for i in range(6)])
-    assert [isinstance(made, Exception) for made in found] == [False, True] * 3
+    with shared.seat() as seat, pytest.raises(Fault, match="vocabulary"):
+        fails(seat)
+    assert not kept._being_read and not kept._held
+    found = side_by_side([seated(shared, lambda s: kept.start(s, text, ROOM)), *[seated(shared, fails)] * 3])
+    assert [isinstance(made, Fault) for made in found] == [False, True, True, True]
     assert not kept._being_read and same(goes_on(native, found[0]), goes_on(native, afresh(native, text)))
 
 
