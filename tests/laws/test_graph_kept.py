@@ -16,8 +16,8 @@ from test_graph import book_of, said
 from test_graph_asked import Capitals
 
 from openbook.book import open_book
-from openbook.book.graph import graph as graphs
 from openbook.book.graph import kept, open_graph
+from openbook.book.graph import opened as graphs
 from openbook.book.graph.asking import Extracting, ask, choose
 from openbook.book.graph.stored import FOLDER, Store, lines, read_listing, writing
 from openbook.book.store import Book

@@ -147,7 +147,7 @@ def reader(tmp_path_factory, tiny_model):
 def eager(monkeypatch):
     """A model of random weights finds no sentence of use; here each is, by its length."""
     monkeypatch.setattr(
-        "openbook.answer.summarize.summary.lifts",
+        "openbook.answer.summarize.making.lifts",
         lambda reader, question, texts, told=None: np.array([len(t) / 9 for t in texts]),
     )
 
@@ -183,7 +183,7 @@ def test_the_same_sentence_twice_is_one_point_held_twice(reader, eager):
 def test_a_written_point_has_its_mixtures_evidence(reader, monkeypatch):
     """Passages add nothing to what a model of random weights draws: here that is no reason to drop it."""
     kept = lambda texts, vectors_NM, bits_N: fold(texts, vectors_NM, np.abs(bits_N) + 1)  # noqa: E731
-    monkeypatch.setattr("openbook.answer.summarize.summary.fold", kept)
+    monkeypatch.setattr("openbook.answer.summarize.making.fold", kept)
     summary = summarize_with(reader, QUESTION, Plan(over="passages", write=True, max_tokens=24))
     facts = summary.to_dict()
     assert summary.points
@@ -217,7 +217,7 @@ def test_the_same_question_gives_the_same_summary(reader, eager):
 
 def test_where_nothing_has_to_do_with_it_nothing_is_said(reader, monkeypatch):
     monkeypatch.setattr(
-        "openbook.answer.summarize.summary.lifts", lambda reader, question, texts, told=None: np.full(len(texts), -3.0)
+        "openbook.answer.summarize.making.lifts", lambda reader, question, texts, told=None: np.full(len(texts), -3.0)
     )
     summary = summarize_with(reader, QUESTION, Plan(over="passages"))
     assert summary.abstained and summary.reason and summary.to_dict()["answer"] == ""

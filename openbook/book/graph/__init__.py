@@ -29,6 +29,7 @@
 `find(book, query, by="graph")` walks (`openbook.book.graph.walk`), `by="pagerank"` goes all ways at once.
 """
 
-from openbook.book.graph.graph import Entity, Graph, Relation, Sentence, open_graph
+from openbook.book.graph.graph import Entity, Graph, Relation, Sentence
+from openbook.book.graph.opened import open_graph
 
 __all__ = ["Entity", "Graph", "Relation", "Sentence", "open_graph"]
