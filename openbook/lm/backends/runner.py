@@ -43,7 +43,9 @@ class Runner(Protocol):
     """Runs a spec on some device in some precision. All of it is pure given the cache it is handed.
 
     `batch_invariant`: a row's numbers do not depend, to the last bit, on how many rows stand beside it, nor on how many
-    tokens are read at once (fewer than `FEW` a row). Then reading ahead cannot change what is written.
+    tokens are read at once (fewer than `FEW` a row). Then reading ahead cannot change what is written. Nor do they
+    depend on how a text is cut into pieces of `FEW` or more, where no window leaves positions behind: so what texts
+    begin with can be kept (`openbook.lm.cache.beginnings`).
     """
 
     spec: ModelSpec
