@@ -18,19 +18,17 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from openbook.book import tables, uploads, versions
+from openbook.book.everything import History
 from openbook.book.manifest import (
     FORGETTING,
     BookFault,
-    Manifest,
     Wait,
     faults,
-    manifests,
     now,
     read_head,
     read_json,
@@ -38,11 +36,8 @@ from openbook.book.manifest import (
     write,
     writing,
 )
-from openbook.book.traces import Needles, Traces, heads, strings
+from openbook.book.traces import Traces, strings
 from openbook.book.writer import Writer, document_id
-
-if TYPE_CHECKING:
-    import lance
 
 _KEYS = re.compile("[0-9a-f]{32}|closed")
 """Names in the passage cache: a passage's id, or the closed book."""
@@ -80,7 +75,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         journal = _journal(book)
         if journal is None and not documents:
             raise BookFault(f"nothing to forget in {book}: name a document; they are shown by: openbook find")
-        history = _History(book)
+        history = History(book)
         going = _resolve(book, history, documents) | (journal.documents if journal else {})
         tags = tags or (journal is not None and journal.tags)
         traces = history.traces(going)
@@ -98,7 +93,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
         neighbours = _forget_neighbours(book, sorted(going))
         _forget_graph(book, sorted(going))
         _forget_pairs(book)
-        uploads.retain(book, (row["path"] for _, row in _History(book)._rows(tables.DOCUMENTS, ["path"], "true")))
+        uploads.retain(book, (row["path"] for _, row in History(book).rows(tables.DOCUMENTS, ["path"], "true")))
         writer.sweep()
         _sweep_others(book)
         answers += forget_answers(book, traces)
@@ -119,7 +114,7 @@ def forget(book: Path, documents: Sequence[str], tags: bool = False, wait: Wait 
 def known(book: Path, document: str) -> bool:
     """Whether a document, by name, path or id, is in any version of the book, or forgetting it is not finished."""
     path = os.path.abspath(document)  # noqa: PTH100  (as `add` stores paths)
-    return (book / FORGETTING).exists() or bool(_History(book).named({document, path}))
+    return (book / FORGETTING).exists() or bool(History(book).named({document, path}))
 
 
 def _journal(book: Path) -> _Journal | None:
@@ -135,94 +130,7 @@ def _journal(book: Path) -> _Journal | None:
         raise BookFault(f"{book / FORGETTING} is damaged; delete it and forget the documents again") from error
 
 
-class _History:
-    """Every row that any version's files hold, hidden ones too, and which versions need those files."""
-
-    def __init__(self, book: Path) -> None:
-        self.book, self.manifests = book, manifests(book)
-
-    def named(self, wanted: Collection[str]) -> list[dict[str, Any]]:
-        """Documents of these names, paths or ids: their id, name and path."""
-        values = tables.quoted(wanted)
-        where = f"name IN ({values}) OR path IN ({values}) OR id IN ({values})"
-        return [row for _, row in self._rows(tables.DOCUMENTS, ["id", "name", "path"], where)]
-
-    def traces(self, going: dict[str, str]) -> Traces:
-        """What these documents leave."""
-        found, ids = Traces(names=dict(going)), tables.quoted(going)
-        for _, row in self._rows(tables.DOCUMENTS, ["path", "title", "text"], f"id IN ({ids})"):
-            found.paths.add(row["path"])
-            found.read(f"{row['title']}\n{row['text']}")
-        for _, row in self._rows(tables.PASSAGES, ["id", "vector"], f"document_id IN ({ids})"):
-            found.passages.add(row["id"])
-            found.vectors |= heads(_row(row["vector"]))
-        return found
-
-    def holding(self, going: dict[str, str]) -> list[Manifest]:
-        """Versions whose files hold something of these documents, or whose indices may."""
-        ids = tables.quoted(going)
-        needles = Needles(id.encode() for id in going)
-        documents = self._tainted(tables.DOCUMENTS, f"id IN ({ids})", needles)
-        passages = self._tainted(tables.PASSAGES, f"document_id IN ({ids})", needles)
-        return [m for m in self.manifests if m.documents_table in documents or m.passages_table in passages]
-
-    def _tainted(self, name: str, where: str, ids: Needles) -> set[int]:
-        files = {file for file, _ in self._rows(name, ["id"], where)}
-        tainted: set[int] = set()
-        clean: set[str] = set()
-        for table in self._tables(name):
-            indices = {str(segment.uuid) for index in table.describe_indices() for segment in index.segments}
-            built_later = bool(tainted) and not indices <= clean  # when the document's words were there
-            held = any(_file(fragment) in files for fragment in table.get_fragments())
-            if held or built_later or any(ids.within(path.read_bytes()) for path in _said(self.book / name, table)):
-                tainted.add(table.version)
-            else:
-                clean |= indices
-        return tainted
-
-    def _tables(self, name: str) -> Iterator[lance.LanceDataset]:
-        """The table at each version of Lance's that the book needs, oldest first."""
-        key = "documents_table" if name == tables.DOCUMENTS else "passages_table"
-        for version in sorted({getattr(m, key) for m in self.manifests} - {None}):
-            yield tables.open_at(self.book / name, version)
-
-    def _rows(self, name: str, columns: list[str], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Rows with the file they are in; each file is looked at once, whatever versions share it."""
-        seen: set[str] = set()
-        for table in self._tables(name):
-            for fragment in table.get_fragments():
-                if (file := _file(fragment)) in seen:
-                    continue
-                seen.add(file)
-                scanner = table.scanner(
-                    columns=columns,
-                    filter=where,
-                    fragments=[fragment],
-                    with_row_id=True,  # Lance asks for it where deleted rows are wanted, and cannot take these later
-                    include_deleted_rows=True,
-                    late_materialization=False,
-                    use_scalar_index=False,
-                )
-                yield from ((file, row) for row in scanner.to_table().to_pylist())
-
-
-def _file(fragment: lance.LanceFragment) -> str:
-    return "|".join(file.path for file in fragment.data_files())
-
-
-def _said(path: Path, table: lance.LanceDataset) -> Iterator[Path]:
-    """The files in which Lance says how a version of a table was made: which ids were deleted, for one."""
-    yield from (path / "_versions").glob(f"{(1 << 64) - 1 - table.version}.manifest")
-    yield from (path / "_transactions").glob(f"{table.version - 1}-*.txn")
-
-
-def _row(vector: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.array([vector], dtype=np.float32)
-
-
-def _resolve(book: Path, history: _History, wanted: Sequence[str]) -> dict[str, str]:
+def _resolve(book: Path, history: History, wanted: Sequence[str]) -> dict[str, str]:
     """Documents (name by id) that are meant; `BookFault` for what no version or answer has, or what may mean two."""
     spelled = {name: os.path.abspath(name) for name in wanted}  # noqa: PTH100  (as `add` stores paths)
     rows = history.named({*spelled, *spelled.values()}) if wanted else []
@@ -252,7 +160,7 @@ def _names(answer: Path, document: str) -> bool:
     return False
 
 
-def _held(book: Path, history: _History, going: dict[str, str], tags: bool) -> tuple[list[int], list[str]]:
+def _held(book: Path, history: History, going: dict[str, str], tags: bool) -> tuple[list[int], list[str]]:
     """Versions that hold the documents, and their tags; `BookFault` where tags keep them."""
     held = [manifest.version for manifest in history.holding(going)]
     named = sorted(name for name, number in versions.tags(book).items() if number in held)
