@@ -60,7 +60,8 @@ def test_real_chats_that_begin_alike_are_the_chats_alone(model: LanguageModel, b
     for each, answer in zip([*chats, *turned], [*first, *later], strict=True):
         assert facts(answer) == facts(written(tokens_of_chat(model, each, how)))
     if reusable(model.runner):
-        shared = [answer.timings["cached_tokens"] for answer in (*first[1:], *later)]
+        found = [[answer.timings["cached_tokens"] for answer in answers] for answers in (first, later)]
+        shared = [*sorted(found[0])[1:], *found[1]]  # whichever came first has read it for all
         assert all(count % BLOCK == 0 for count in shared) and min(shared) >= 2 * BLOCK
     else:
         assert kept.found_tokens == kept.nbytes == 0
