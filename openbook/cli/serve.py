@@ -90,8 +90,10 @@ def serve(
         api_key_file=api_key_file, rows=rows, queue=queue, upload_limit=upload_limit, time_limit=time_limit,
         precision=precision, backend=backend, kv_codec=kv_codec, kv_layout=kv_layout,
     )  # fmt: skip
+    from openbook.serve.memory import few_arenas
     from openbook.serve.security import check_bind
 
+    few_arenas()
     key = key_of(config)
     check_bind(config.host, key)
     listening = listen(config)
