@@ -37,6 +37,8 @@ BLOCK = 64
 """Tokens that are kept together. It divides `CHUNK`, so texts are cut there whatever is kept."""
 BUDGET = 256 << 20
 """Bytes."""
+STRETCHES = 8
+"""The budget holds at least so many, so that a long text leaves bit by bit."""
 BLOCKS = 1 << 14
 """However small they are."""
 
@@ -147,11 +149,13 @@ class Beginnings:
         """Keep the text's blocks of these names from `start` on. The cache's own memory begins after `found` tokens."""
         with self._changed:
             first = next((i for i, n in enumerate(names) if i * BLOCK >= start and n not in self._held), len(names))
-        fresh = names[first:]
-        stretch = Stretch(_copy(cache, first * BLOCK - found, len(fresh) * BLOCK)) if fresh else None
+        size = BLOCK * cache.plan.bytes_per_token(cache.codec, cache.dtype)
+        most = max(1, self.budget // STRETCHES // size)
+        cuts = [range(i, min(i + most, len(names))) for i in range(first, len(names), most)]
+        made = [Stretch(_copy(cache, cut.start * BLOCK - found, len(cut) * BLOCK)) for cut in cuts]
         with self._changed:
-            if stretch is not None:
-                self._put(fresh, stretch)
+            for cut, stretch in zip(cuts, made, strict=True):
+                self._put(names[cut.start : cut.stop], stretch)
             self._touch(names)
             while self.nbytes > self.budget or len(self._held) > BLOCKS:
                 self._drop()
