@@ -17,7 +17,8 @@ from rich.text import Text
 
 from openbook.answer import palette
 from openbook.answer.page.figures import percent, signed, superscript, weights
-from openbook.answer.page.reading import Citation, Judged, Piece, Reading, owner, read
+from openbook.answer.page.pieces import Citation, Piece, goes_on, inked_word
+from openbook.answer.page.reading import Judged, Reading, owner, read
 from openbook.answer.page.sources import Mark, Source
 from openbook.answer.page.values import clean, number
 
@@ -95,31 +96,45 @@ class Stream:
         self._console = console
         self._sources = read({"sources": list(sources)}).sources
         self._waiting = 0.0  # bits of the parts of a character that is not complete yet
+        self._open: list[Piece] = []  # a word whose end is not known yet: it has one ink
+        self._before = 0  # the ink of the word before
         self._word: list[tuple[str, Style]] = []  # a word near the margin, held until its end is known
         self._column = 0
         self._gap = ""  # white space not printed yet: a line break may stand for it
 
     def token(self, text: str, responsibility: Mapping[str, float], bits: float | None) -> None:
-        """Prints one token. An empty text is a part of a character: its bits count for the token that completes it."""
+        """Prints what is sure with one token more: a word waits for its end, it has one ink. An empty text is a part of
+        a character: its bits count for the token that completes it."""
         if not self._sources:
             rows = [{"id": key, "kind": "closed_book" if key == "closed" else "passage"} for key in responsibility]
             self._sources = read({"sources": rows}).sources
         self._waiting += number(bits) or 0.0
         if not text:
             return
-        inked = Piece(clean(text), bits=self._waiting, source=owner(responsibility, self._sources))
+        piece = Piece(clean(text), bits=self._waiting, source=owner(responsibility, self._sources))
         self._waiting = 0.0
-        for part in _breakable(inked.text):
-            self._take(part, _ink(inked, is_plain(self._console)))
+        if self._open and not goes_on(self._open[-1], piece):
+            self._close()
+        self._open.append(piece)
 
     def finish(self, answer: Mapping[str, Any]) -> None:
         """Ends the text and prints what `show` prints under it; `answer` is the finished answer's dict."""
+        self._close()
         self._flush()
         self._console.print("\n" if self._column else "")
         reading = read(answer)
         if reading.abstained:
             _print(self._console, _not_answered(reading, above=True))
         _rest(reading, self._console, quote=True)
+
+    def _close(self) -> None:
+        """The word is whole."""
+        word = inked_word(self._open, self._before) if self._open else []
+        for piece in word:
+            self._before = piece.level
+            for part in _breakable(piece.text):
+                self._take(part, _ink(piece, is_plain(self._console)))
+        self._open.clear()
 
     def _take(self, part: str, style: Style) -> None:
         """Prints a part, or holds it while the word it belongs to might not fit on the line."""

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from openbook.answer import palette
 from openbook.answer.html import embedded_json, render_html
+from openbook.answer.page.pieces import UNSPACED
 from openbook.answer.page.reading import read
 from openbook.answer.page.values import clean
 from openbook.answer.terminal import Stream, show
@@ -40,8 +42,14 @@ share = st.floats(0, 1)
 
 
 def tame(text: str) -> str:
-    """A harmless string with the same characters printable, the same ones space."""
-    return "".join(c if c.isspace() or not clean(c) else "x" for c in text)
+    """A harmless string with the same characters printable, space, signs and of scripts without spaces."""
+
+    def like(c: str) -> str:
+        if c.isspace() or not clean(c):
+            return c
+        return "." if unicodedata.category(c).startswith("P") else "水" if UNSPACED.match(c) else "x"
+
+    return "".join(map(like, text))
 
 
 @dataclass(frozen=True)

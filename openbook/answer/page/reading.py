@@ -12,51 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openbook.answer.page.facts import certified_of, facts_of
+from openbook.answer.page.pieces import Citation, Piece, inked
 from openbook.answer.page.sources import Source, sources_of
 from openbook.answer.page.values import Span, clean, number, rows_of, span_of, text_of
-from openbook.answer.palette import level
-
-
-@dataclass(frozen=True)
-class Citation:
-    """The `index`-th citation of the answer: which source, and where its sign stands in the answer's text."""
-
-    index: int
-    source: Source
-    end: int
-    responsibility: float | None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the answer: one token, or the tokens that make one character together, or text no token covers."""
-
-    text: str
-    tokens: range = range(0)
-    bits: float | None = None
-    source: Source | None = None
-    citations: tuple[Citation, ...] = ()
-    doubted: bool = False
-    share: float = 0.0
-
-    @property
-    def level(self) -> int:
-        """How strongly the piece is inked in its source's colour; 0 where the book added next to nothing.
-
-        What a committee writes has no bits over a closed book: there it is the member's share.
-        """
-        if self.source is not None and self.source.model and self.bits is None:
-            return 1 + int(4 * self.share)
-        return level(self.bits) if self.source else 0
-
-    @property
-    def lead(self) -> str:
-        """The white space before the word, which is not underlined."""
-        return self.text[: len(self.text) - len(self.text.lstrip())]
-
-    @property
-    def word(self) -> str:
-        return self.text.lstrip() or ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +83,7 @@ def read(answer: Mapping[str, Any]) -> Reading:
         weighed=not tokens,
         reason=clean(text_of(answer.get("reason"))),
         sources=sources,
-        pieces=tuple(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)), doubts)),
+        pieces=tuple(inked(_pieces(raw, tokens, sources, _citations(cited, sources, len(raw)), doubts))),
         facts=tuple(facts_of(answer)),
         bits=sum(known) if known else None,
         judged=judged,

@@ -13,7 +13,8 @@ from typing import Any
 
 from openbook.answer import palette
 from openbook.answer.page.figures import percent, signed
-from openbook.answer.page.reading import Piece, Reading, read
+from openbook.answer.page.pieces import Piece
+from openbook.answer.page.reading import Reading, read
 from openbook.answer.page.sources import Source
 from openbook.answer.report.columns import Column, columns
 
